@@ -1,0 +1,91 @@
+"""A small classifier that says what a mini picture shows.
+
+It measures the mini family (``python -m lcm_nb.training evaluate``) and checks
+notebook exercises. It is trained by this project on scenes that the generator never saw.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+FOLDER = Path(__file__).parent / "mini" / "judge"
+
+
+class Judge(ModelMixin, ConfigMixin):
+    """Name the subjects, background, palette and medium of a picture.
+
+    Parameters
+    ----------
+    subjects, backgrounds, palettes, mediums
+        Class names in the order of the outputs; the first palette and medium are "none".
+    pixels
+        Side to which pictures are resized.
+    widths
+        Channels of the convolution stages.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        subjects: list[str],
+        backgrounds: list[str],
+        palettes: list[str],
+        mediums: list[str],
+        pixels: int = 128,
+        widths: tuple[int, ...] = (24, 48, 96, 160, 224),
+    ):
+        super().__init__()
+        layers, channels = [], 3
+        for width in widths:
+            layers += [_convolution(channels, width, stride=2), _convolution(width, width, stride=1)]
+            channels = width
+        self.trunk = nn.Sequential(*layers)
+        self.heads = nn.ModuleDict(
+            {
+                "subject": nn.Linear(channels, len(subjects)),
+                "background": nn.Linear(channels, len(backgrounds)),
+                "palette": nn.Linear(channels, len(palettes)),
+                "medium": nn.Linear(channels, len(mediums)),
+            }
+        )
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (N, C) features of (N, 3, H, W) images in 0..1; Frechet distances are taken here."""
+        side = self.config.pixels
+        if images.shape[-1] != side:
+            images = F.interpolate(images, (side, side), mode="area")
+        return self.trunk(images * 2 - 1).mean((2, 3))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return one (N, classes) score tensor for each head."""
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def describe(self, image, count: int = 1) -> dict[str, object]:
+        """Return in words what a PIL image shows; ``count`` subjects are named."""
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        scores = {name: value[0] for name, value in self(pixels.to(self.dtype)).items()}
+        top = scores["subject"].topk(count).indices.tolist()
+        return {
+            "subjects": [self.config.subjects[i] for i in top],
+            "background": self.config.backgrounds[scores["background"].argmax()],
+            "palette": self.config.palettes[scores["palette"].argmax()],
+            "medium": self.config.mediums[scores["medium"].argmax()],
+        }
+
+
+def _convolution(before: int, after: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    )
+
+
+def load() -> Judge:
+    """Return the judge that ships with the package, ready to use on the CPU."""
+    return Judge.from_pretrained(FOLDER, torch_dtype=torch.float32).eval()

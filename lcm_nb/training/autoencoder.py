@@ -1,0 +1,157 @@
+"""Stage 1: an AutoencoderTiny whose latents have zero mean and unit variance."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+
+from .data import pictures
+from .loop import Settings, make_accelerator, train
+
+CROP = 96
+PICTURES = 8_000  # scenes are crops' source: few suffice
+GEOMETRIES = {  # downscaling factor -> constructor arguments; the card says how the choice was made
+    8: dict(
+        latent_channels=4,
+        encoder_block_out_channels=(48,) * 4,
+        decoder_block_out_channels=(48,) * 4,
+        num_encoder_blocks=(1, 2, 2, 3),
+        num_decoder_blocks=(3, 2, 2, 1),
+    ),
+    16: dict(
+        latent_channels=8,
+        encoder_block_out_channels=(64,) * 5,
+        decoder_block_out_channels=(64,) * 5,
+        num_encoder_blocks=(0, 0, 2, 2, 3),
+        num_decoder_blocks=(3, 3, 2, 1, 0),
+    ),
+}
+
+
+def build(factor: int = 16) -> AutoencoderTiny:
+    """Return an untrained autoencoder that shrinks pictures ``factor`` times."""
+    vae = AutoencoderTiny(**GEOMETRIES[factor], scaling_factor=1.0)
+    for block in (vae.encoder.layers, vae.decoder.layers):
+        for layer in block:  # keep the signal's scale through the changes of resolution
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    return vae
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of pixels, of edges and of 4x4 averages; inputs (B, 3, H, W) in -1..1."""
+    error = (output - target).float()
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return error.abs().mean() + 0.75 * edges + F.avg_pool2d(error, 4).abs().mean() + F.avg_pool2d(error, 16).abs().mean()
+
+
+class Autoencoding(torch.nn.Module):
+    """The loss of a batch of pictures.
+
+    Noise on the latents makes the decoder forgive a diffusion model's small errors;
+    the second term holds each latent channel near mean 0 and variance 1.
+    """
+
+    def __init__(self, vae: AutoencoderTiny, noise: float):
+        super().__init__()
+        self.vae, self.noise = vae, noise
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        latents = self.vae.encoder(images).float()
+        mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
+        spread = (mean.square() + (variance - 1).square()).mean()
+        noisy = latents + self.noise * torch.randn_like(latents)
+        return reconstruction_loss(self.vae.decoder(noisy), images) + 0.02 * spread
+
+
+def run(settings: Settings) -> Path:
+    """Train both halves, normalise the latents, train the decoder on; save to ``work/vae``."""
+    factor = settings.options.get("factor", 16)
+    torch.manual_seed(settings.seed)
+    accelerator = make_accelerator()
+    data = np.array(pictures(settings.work)[:PICTURES])  # in memory: crops are read at random
+    held_out = as_images(data[:64])
+    module = Autoencoding(build(factor), noise=0.1).to(memory_format=torch.channels_last)
+
+    def phase(name, share, crop, batch_size):
+        def loss_of(module, generator):
+            return module(_crops(data, batch_size, crop, generator).to(accelerator.device))
+
+        budget = dict(minutes=settings.minutes * share, steps=max(int(settings.steps * share), 1))
+        ema = train(
+            f"{name}-f{factor}",
+            module,
+            loss_of,
+            replace(settings, batch_size=batch_size, **budget),
+            accelerator,
+            report=lambda: {"psnr": psnr(module.vae, held_out)},
+        )
+        ema.copy_to(module)
+
+    folder = settings.work / ("vae" if factor == 16 else f"vae-f{factor}")
+    phase("autoencoder", 0.6, CROP, settings.batch_size)
+    normalise(module.vae, as_images(data[64:576]).to(accelerator.device))
+    save(module.vae, folder)  # from here on the encoder is final: the next stages may start
+    module.vae.encoder.requires_grad_(False)
+    module.noise = 0.05
+    phase("decoder", 0.4, CROP + 32, settings.batch_size // 2)
+    save(module.vae, folder)
+    figures = {"psnr": psnr(module.vae, held_out), "parameters": sum(p.numel() for p in module.parameters())}
+    (folder / "figures.json").write_text(json.dumps(figures))
+    return folder
+
+
+@torch.no_grad()
+def normalise(vae: AutoencoderTiny, images: torch.Tensor) -> None:
+    """Fold latent means and deviations into the last encoder and first decoder convolutions.
+
+    Afterwards each latent channel has mean 0 and deviation 1 on ``images``, so that
+    scaling factor 1.0 is right. The decoder's change is exact but for its soft clamp
+    and its zero padding at the border, which the training that follows corrects.
+    """
+    latents = torch.cat([vae.encoder(batch) for batch in images.split(32)])
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
+    last.weight.div_(std[:, None, None, None])
+    last.bias.sub_(mean).div_(std)
+    first.bias.add_((first.weight * mean[None, :, None, None]).sum((1, 2, 3)))
+    first.weight.mul_(std[None, :, None, None])
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderTiny, images: torch.Tensor) -> float:
+    """Return the mean peak signal-to-noise ratio in dB over (N, 3, H, W) images in -1..1."""
+    device = next(vae.parameters()).device
+    values = []
+    for batch in images.split(8):
+        with torch.autocast(device.type, torch.bfloat16):
+            output = vae.decoder(vae.encoder(batch.to(device))).float().clamp(-1, 1).cpu()
+        error = ((output - batch) / 2).square().mean((1, 2, 3))
+        values.append(-10 * torch.log10(error))
+    return float(torch.cat(values).mean())
+
+
+def as_images(pictures: np.ndarray) -> torch.Tensor:
+    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) float in -1..1, channels last."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def _crops(data: np.ndarray, count: int, crop: int, generator: torch.Generator) -> torch.Tensor:
+    size = data.shape[1]
+    picks = torch.randint(64, len(data), (count,), generator=generator, device=generator.device).tolist()
+    corners = torch.randint(0, size - crop + 1, (count, 2), generator=generator, device=generator.device).tolist()
+    return as_images(np.stack([data[i, y : y + crop, x : x + crop] for i, (y, x) in zip(picks, corners, strict=True)]))
+
+
+def save(vae: AutoencoderTiny, folder: Path) -> None:
+    """Save in half precision, without the redundant config entry that makes loading warn."""
+    copy.deepcopy(vae).cpu().half().save_pretrained(folder)
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("block_out_channels", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,82 @@
+"""Fetch the icons, then write pictures and captions.
+
+``work/data`` holds ``pictures.npy`` (N, 256, 256, 3) uint8, ``captions.json`` and
+``labels.json``; scene ``i`` depends on the seed and ``i`` alone.
+"""
+
+import json
+import shutil
+import subprocess
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .loop import Settings
+from .scenes import CANVAS, Painter, Scene, caption, labels, sample_scene
+
+PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
+JUDGE_SEED = 1_000_003  # the judge never sees the generator's scenes
+
+
+def icons(work: Path) -> Path:
+    """Return the path of ``icons.json``, fetching the npm package when it is not there yet."""
+    path = work / "icons" / "icons.json"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not shutil.which("npm"):
+        raise RuntimeError(f"npm is not installed; install it, or unpack {PACKAGE} and put its icons.json at {path}")
+    subprocess.run(["npm", "pack", PACKAGE], cwd=path.parent, check=True, capture_output=True)
+    with tarfile.open(next(path.parent.glob("*.tgz"))) as archive:
+        path.write_bytes(archive.extractfile("package/icons.json").read())
+    return path
+
+
+def scene_at(seed: int, index: int, *, held_out: bool = False, subjects: int | None = None) -> tuple[Scene, str]:
+    """Return scene number ``index`` of the stream ``seed``, with its caption."""
+    rng = np.random.default_rng((seed, index))
+    scene = sample_scene(rng, held_out=held_out, subjects=subjects)
+    return scene, caption(scene, rng)
+
+
+def _render(job: tuple) -> None:
+    path, icon_path, seed, start, stop = job
+    painter = Painter(icon_path)
+    pictures = np.lib.format.open_memmap(path, mode="r+")
+    for index in range(start, stop):
+        pictures[index] = painter.draw(scene_at(seed, index)[0])
+
+
+def run(settings: Settings, *, name: str = "data", seed: int | None = None) -> Path:
+    """Write ``settings.steps`` captioned pictures to ``work/name``; what is there already stays."""
+    folder, count = settings.work / name, settings.steps
+    seed = settings.seed if seed is None else seed
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "captions.json"
+    if done.exists() and len(json.loads(done.read_text())) == count:
+        return folder
+    path, icon_path = folder / "pictures.npy", icons(settings.work)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, CANVAS, CANVAS, 3)).flush()
+    jobs = [(path, icon_path, seed, i, min(i + 250, count)) for i in range(0, count, 250)]
+    with ProcessPoolExecutor() as pool:
+        list(tqdm(pool.map(_render, jobs), total=len(jobs), desc=f"{name} x 250"))
+    scenes = [scene_at(seed, i) for i in range(count)]
+    (folder / "labels.json").write_text(json.dumps([labels(scene) for scene, _ in scenes]))
+    done.write_text(json.dumps([text for _, text in scenes]))
+    return folder
+
+
+def pictures(work: Path, name: str = "data") -> np.ndarray:
+    """Return the written pictures, memory-mapped, (N, 256, 256, 3) uint8."""
+    path = work / name / "pictures.npy"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `python -m lcm_nb.training data` first")
+    return np.load(path, mmap_mode="r")
+
+
+def captions(work: Path, name: str = "data") -> list[str]:
+    """Return the captions of the written pictures, in order."""
+    return json.loads((work / name / "captions.json").read_text())

@@ -1,0 +1,169 @@
+"""Stage 3: latent consistency distillation (LCD).
+
+Reference: Luo et al., "Latent Consistency Models", 2023, arXiv:2310.04378, section 4 and
+algorithm 1. Symbols as there: z latents, c the caption, w the guidance weight, k the
+number of skipped timesteps, Psi the ODE solver (DDIM), f the consistency function.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
+from torch import nn
+
+from .loop import Settings, make_accelerator, train
+from .teacher import SCHEDULE, Batches, Teacher
+
+SKIP = 20  # k: 1000 training timesteps / 50 solver points
+W_RANGE = (1.0, 13.0)  # guidance_scale - 1
+W_WIDTH = 256  # of the sinusoidal embedding of w
+SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
+HUBER_C = 1e-3
+TARGET_DECAY = 0.95
+
+
+def boundary_scalings(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return c_skip and c_out, (B, 1, 1, 1) each: f(z, 0) = z must hold whatever the network says."""
+    scaled = TIMESTEP_SCALING * t.float()[:, None, None, None]
+    c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+    c_out = scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
+    return c_skip, c_out
+
+
+def embed_w(w: torch.Tensor) -> torch.Tensor:
+    """Return the sinusoidal embedding (B, 256) of w, as the pipelines compute it from guidance_scale - 1."""
+    return LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, embedding_dim=W_WIDTH)
+
+
+class Schedule(nn.Module):
+    """alpha and sigma of the noise schedule, and the DDIM solver between its points."""
+
+    def __init__(self):
+        super().__init__()
+        alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
+        self.register_buffer("alpha", alphas.sqrt())
+        self.register_buffer("sigma", (1 - alphas).sqrt())
+
+    def at(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
+
+    def clean_and_noise(self, z, t, velocity) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clean latent and the noise that a velocity prediction at z_t stands for."""
+        alpha, sigma = self.at(t)
+        velocity = velocity.float()
+        return alpha * z - sigma * velocity, sigma * z + alpha * velocity
+
+    def add_noise(self, z0, noise, t) -> torch.Tensor:
+        alpha, sigma = self.at(t)
+        return alpha * z0 + sigma * noise
+
+    def ddim_step(self, clean, noise, t) -> torch.Tensor:
+        """Psi: move to timestep t along the straight line through (clean, noise)."""
+        return self.add_noise(clean, noise, t)
+
+
+class Distillation(nn.Module):
+    """The student, its frozen teacher and its moving-average target; calling it gives the loss."""
+
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.schedule = Schedule()
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = student_of(teacher.unet)
+        self.target = copy.deepcopy(self.student).requires_grad_(False)
+
+    def consistency(self, unet, z, t, w_embedding, condition) -> torch.Tensor:
+        """f(z, w, c, t) = c_skip z + c_out x0."""
+        velocity = unet(z, t, timestep_cond=w_embedding, **condition).sample
+        clean, _ = self.schedule.clean_and_noise(z, t, velocity)
+        c_skip, c_out = boundary_scalings(t)
+        return c_skip * z + c_out * clean
+
+    @torch.no_grad()
+    def guided_solver_step(self, z, t, t_next, w, condition, empty) -> torch.Tensor:
+        """One step of the augmented probability-flow ODE: (1 + w) Psi(c) - w Psi(empty)."""
+        both = {"encoder_hidden_states": torch.cat([condition["encoder_hidden_states"], empty["encoder_hidden_states"]])}
+        added = {k: torch.cat([v, empty["added_cond_kwargs"][k]]) for k, v in condition["added_cond_kwargs"].items()}
+        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), added_cond_kwargs=added, **both).sample
+        conditional, unconditional = velocity.float().chunk(2)
+        w = w[:, None, None, None]
+        clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
+        return self.schedule.ddim_step(clean, noise, t_next)
+
+    def forward(self, latents, ids, noise, index, w) -> torch.Tensor:
+        t = SKIP * (index + 1) - 1  # t_{n+k}, one of 19, 39, ..., 999
+        t_next = (t - SKIP).clamp(min=0)  # t_n
+        keep = torch.ones(len(ids), device=ids.device)
+        with torch.no_grad():
+            condition, empty = self.teacher.condition(ids, keep), self.teacher.condition(ids, 0 * keep)
+            z = self.schedule.add_noise(latents, noise, t)
+            z_next = self.guided_solver_step(z, t, t_next, w, condition, empty)
+            w_embedding = embed_w(w)
+            goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
+        prediction = self.consistency(self.student, z, t, w_embedding, condition)
+        return pseudo_huber(prediction, goal)
+
+    @torch.no_grad()
+    def update_target(self, decay: float = TARGET_DECAY) -> None:
+        """theta^- <- mu theta^- + (1 - mu) theta."""
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.student.parameters()), 1 - decay)
+
+
+def pseudo_huber(prediction: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """d(x, y) = sqrt(|x - y|^2 + c^2) - c, element by element, averaged."""
+    return ((prediction.float() - goal.float()).square() + HUBER_C**2).sqrt().sub(HUBER_C).mean()
+
+
+def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Return a copy of the teacher that also takes w; the new projection starts at zero."""
+    student = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=W_WIDTH)
+    missing, unexpected = student.load_state_dict(unet.state_dict(), strict=False)
+    if unexpected or missing != ["time_embedding.cond_proj.weight"]:
+        raise RuntimeError(f"the teacher's weights do not fit: missing {missing}, unexpected {unexpected}")
+    nn.init.zeros_(student.time_embedding.cond_proj.weight)
+    return student.requires_grad_(True).to(memory_format=torch.channels_last)
+
+
+def load_teacher(folder: Path, pixels: int) -> tuple[Teacher, StableDiffusionXLPipeline]:
+    """Return the trained teacher of a saved pipeline, in float32, and that pipeline."""
+    if not (folder / "model_index.json").exists():
+        raise FileNotFoundError(f"{folder} holds no pipeline: run `python -m lcm_nb.training teacher` first")
+    pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.unet.to(memory_format=torch.channels_last)
+    return Teacher(pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pixels), pipe
+
+
+def run(settings: Settings) -> Path:
+    """Distil ``work/base`` and save the LCM's UNet to ``work/lcm``."""
+    work = settings.work
+    torch.manual_seed(settings.seed)
+    accelerator = make_accelerator()
+    teacher, pipe = load_teacher(work / "base", work_pixels(work))
+    batches = Batches(work, pipe.tokenizer, accelerator.device)
+    module = Distillation(teacher)
+
+    def loss_of(module, generator):
+        batch = batches(settings.batch_size, generator)
+        index = torch.randint(1000 // SKIP, (settings.batch_size,), generator=generator, device=generator.device)
+        share = torch.rand(settings.batch_size, generator=generator, device=generator.device)
+        w = W_RANGE[0] + share * (W_RANGE[1] - W_RANGE[0])
+        return module(batch["latents"], batch["ids"], batch["noise"], index, w)
+
+    ema = train(
+        "distill", module, loss_of, settings, accelerator, ema_decay=0.995, after_step=Distillation.update_target
+    )
+    ema.copy_to(module)
+    folder = work / "lcm"
+    module.student.cpu().half().save_pretrained(folder)
+    LCMScheduler.from_config(pipe.scheduler.config)  # fails here, not in a notebook, if the two do not fit
+    return folder
+
+
+def work_pixels(work: Path) -> int:
+    """Return the side of the training pictures in pixels."""
+    from .data import pictures
+
+    return pictures(work).shape[1]

@@ -1,0 +1,214 @@
+"""Stage 4: measure the family on held-out captions and write its model card."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import make_image_grid
+from PIL import Image
+from scipy.linalg import sqrtm
+from tqdm import tqdm
+
+from ..judge import Judge
+from . import data
+from .judge import right
+from .loop import Settings
+from .scenes import Painter, labels
+
+SEED = 2_000_003  # neither the generator nor the judge sees this stream
+SINGLES, PAIRS = 1_000, 300
+GUIDANCE = 8.0
+SAMPLERS = {  # name -> steps measured
+    "LCM": (1, 2, 4, 8),
+    "DDIM": (1, 2, 4, 8, 25, 50),
+    "DPM-Solver++": (1, 2, 4, 8, 25, 50),
+}
+HEADS = ("subject", "background", "palette", "medium")
+
+
+def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
+    """Return the LCM and its teacher under two solvers, in float32."""
+    base = StableDiffusionXLPipeline.from_pretrained(work / "base", torch_dtype=torch.float32)
+    lcm = UNet2DConditionModel.from_pretrained(work / "lcm", torch_dtype=torch.float32)
+    parts = {k: v for k, v in base.components.items() if k not in ("unet", "scheduler")}
+    config = base.scheduler.config
+    pipes = {
+        "LCM": StableDiffusionXLPipeline(unet=lcm, scheduler=LCMScheduler.from_config(config), **parts),
+        "DDIM": StableDiffusionXLPipeline(unet=base.unet, scheduler=DDIMScheduler.from_config(config), **parts),
+        "DPM-Solver++": StableDiffusionXLPipeline(
+            unet=base.unet, scheduler=DPMSolverMultistepScheduler.from_config(config), **parts
+        ),
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for pipe in pipes.values():
+        pipe.set_progress_bar_config(disable=True)
+        pipe.to(device)
+    return pipes
+
+
+def held_out_cases(count: int, subjects: int) -> tuple[list[str], list[dict]]:
+    """Return captions and labels of scenes whose label combination was never trained on."""
+    scenes = [data.scene_at(SEED + subjects, i, held_out=True, subjects=subjects) for i in range(count)]
+    return [text for _, text in scenes], [labels(scene) for scene, _ in scenes]
+
+
+def generate(pipe, captions: list[str], steps: int, *, batch_size: int = 50) -> torch.Tensor:
+    """Return (N, 3, H, W) pictures in 0..1, each from a seed of its own."""
+    parts = []
+    for start in range(0, len(captions), batch_size):
+        batch = captions[start : start + batch_size]
+        generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(batch))]
+        pictures = pipe(
+            batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
+        ).images
+        parts.append(pictures.float().cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Return the judge's scores and features."""
+    scores, features = [], []
+    for batch in pictures.split(100):
+        found = judge.features(batch)
+        features.append(found)
+        scores.append({name: head(found) for name, head in judge.heads.items()})
+    return {name: torch.cat([s[name] for s in scores]) for name in scores[0]}, torch.cat(features).double().numpy()
+
+
+def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, float]:
+    """Return accuracy for each head; palette and medium count where the caption names one."""
+    correct = right(scores, rows)
+    named = {name: np.array([row.get(name, 1) != 0 for row in rows]) for name in ("palette", "medium")}
+    everything = np.ones(len(rows), bool)
+    return {name: float(correct[name][named.get(name, everything)].mean()) for name in HEADS}
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the Frechet distance of two (N, C) feature sets, each taken as a Gaussian."""
+    mean = np.square(first.mean(0) - second.mean(0)).sum()
+    one, two = np.cov(first.T), np.cov(second.T)
+    root = sqrtm(one @ two)
+    return float(mean + np.trace(one + two - 2 * root.real))
+
+
+def seconds_per_image(pipe, steps: int, *, repeats: int = 3) -> float:
+    """Return the median time of one picture, decoding included, after one warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        pipe("a cute fox", num_inference_steps=steps, guidance_scale=GUIDANCE, generator=torch.manual_seed(0))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, list[dict]]:
+    """Return freshly painted held-out scenes (N, 3, H, W) in 0..1 at the judge's size, and labels."""
+    painter = Painter(data.icons(work))
+    scenes = [data.scene_at(SEED + 9, i, held_out=True, subjects=1)[0] for i in range(count)]
+    drawn = np.stack([painter.draw(scene, judge.config.pixels) for scene in scenes])
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
+
+
+def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS) -> dict:
+    """Return every figure of the card."""
+    judge = Judge.from_pretrained(work / "judge", torch_dtype=torch.float32).eval()
+    pipes = load_pipelines(work)
+    captions, rows = held_out_cases(singles, 1)
+    pair_captions, pair_rows = held_out_cases(pairs, 2)
+    real, real_rows = real_pictures(judge, work, singles)
+    real_scores, real_features = judge_pictures(judge, real)
+    table = []
+    for name, steps in tqdm([(name, n) for name, ns in SAMPLERS.items() for n in ns], desc="samplers"):
+        scores, features = judge_pictures(judge, generate(pipes[name], captions, steps))
+        pair_scores, _ = judge_pictures(judge, generate(pipes[name], pair_captions, steps))
+        table.append(
+            {
+                "sampler": name,
+                "steps": steps,
+                "forwards": steps if name == "LCM" else 2 * steps,
+                **accuracies(scores, rows),
+                "both": float(right(pair_scores, pair_rows)["subject"].mean()),
+                "frechet": frechet_distance(features, real_features),
+                "seconds": seconds_per_image(pipes[name], steps),
+            }
+        )
+    return {
+        "captions": singles,
+        "pair_captions": pairs,
+        "guidance_scale": GUIDANCE,
+        "real": accuracies(real_scores, real_rows),
+        "table": table,
+        "peak_memory_mb": peak_memory(work),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+    }
+
+
+MEMORY_PROBE = """
+import resource, sys, torch
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+work = sys.argv[1]
+unet = UNet2DConditionModel.from_pretrained(work + "/lcm", torch_dtype=torch.float32)
+pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet, torch_dtype=torch.float32)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+pipe("a cute fox", num_inference_steps=4, guidance_scale=8.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_memory(work: Path) -> float:
+    """Return the peak resident memory in MB of a fresh process that draws one picture."""
+    command = [sys.executable, "-c", MEMORY_PROBE, str(work)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(output.strip().splitlines()[-1])
+
+
+def contact_sheet(pipe, count: int = 24) -> tuple[Image.Image, list[str]]:
+    """Return a sheet of held-out captions drawn at four steps, and the captions."""
+    captions, _ = held_out_cases(count, 1)
+    pictures = generate(pipe, captions, 4, batch_size=count)
+    images = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures]
+    return make_image_grid(images, rows=count // 6, cols=6), captions
+
+
+def run(settings: Settings) -> Path:
+    """Measure, then write figures.json, contact_sheet.jpg and MODEL_CARD.md to ``work/card``."""
+    from .card import write
+
+    work = settings.work
+    sizes = {k: settings.options[k] for k in ("singles", "pairs") if k in settings.options}
+    figures = measure(work, **sizes)
+    figures["training"] = training_cost(work)
+    sheet, captions = contact_sheet(load_pipelines(work)["LCM"])
+    folder = work / "card"
+    folder.mkdir(exist_ok=True)
+    sheet.save(folder / "contact_sheet.jpg", quality=88)
+    figures["contact_sheet"] = captions
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write(folder, figures)
+    return folder
+
+
+def training_cost(work: Path) -> list[dict]:
+    """Return steps, minutes and samples of every stage that left a log."""
+    rows = []
+    for log in sorted(work.glob("*/log.jsonl")):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses = [line for line in lines if "loss" in line]
+        psnrs = [line["psnr"] for line in lines if "psnr" in line]
+        rows.append({"stage": log.parent.name, **losses[-1], **({"psnr": psnrs[-1]} if psnrs else {})} if losses else {})
+    return [row for row in rows if row]

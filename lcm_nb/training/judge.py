@@ -1,0 +1,114 @@
+"""Train the judge on fresh scenes, with seeds that the generator never uses."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from ..judge import Judge
+from . import data
+from .loop import Settings, make_accelerator, train
+from .scenes import Painter, labels
+from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
+
+SCENES = 24_000
+CHECKS = 2_000
+
+
+class Judging(nn.Module):
+    """The judge's loss on a batch of uint8 pictures and their labels."""
+
+    def __init__(self, judge: Judge):
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, images: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        scores = self.judge(images)
+        return sum(F.cross_entropy(scores[name].float(), targets[name]) for name in scores)
+
+
+def build() -> Judge:
+    return Judge(list(SUBJECTS), list(BACKGROUNDS), ["none", *PALETTES], ["none", *MEDIUMS])
+
+
+def targets_of(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Return class indices; subjects as a distribution over one or two of them."""
+    subjects = torch.zeros(len(rows), len(SUBJECTS))
+    for row, found in zip(subjects, (row["subjects"] for row in rows), strict=True):
+        row[found] = 1 / len(set(found))
+    others = {name: torch.tensor([row[name] for row in rows]) for name in ("background", "palette", "medium")}
+    return {"subject": subjects, **others}
+
+
+def right(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, np.ndarray]:
+    """Return for each head which rows the judge got right; all subjects of a row must be found."""
+    result = {}
+    for name in ("background", "palette", "medium"):
+        result[name] = np.array([int(s.argmax()) == row[name] for s, row in zip(scores[name], rows, strict=True)])
+    found = [set(s.topk(len(set(r["subjects"]))).indices.tolist()) for s, r in zip(scores["subject"], rows, strict=True)]
+    result["subject"] = np.array([f == set(r["subjects"]) for f, r in zip(found, rows, strict=True)])
+    return result
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shift and blur a batch: generated pictures are softer and less tidy than drawn ones."""
+    shift = torch.randint(-6, 7, (2,), generator=generator, device=generator.device).tolist()
+    images = torch.roll(F.pad(images, (6, 6, 6, 6), mode="replicate"), shift, (2, 3))[..., 6:-6, 6:-6]
+    choice = float(torch.rand(1, generator=generator, device=generator.device))
+    if choice < 0.4:
+        small = F.interpolate(images, scale_factor=0.5 if choice < 0.2 else 0.7, mode="area")
+        images = F.interpolate(small, images.shape[-2:], mode="bilinear")
+    noise = torch.randn(images.shape, generator=generator, device=generator.device)
+    return (images + 0.02 * noise).clamp(0, 1)
+
+
+def run(settings: Settings) -> Path:
+    """Train and check the judge; save it to ``work/judge``."""
+    work = settings.work
+    count = settings.options.get("scenes", SCENES)
+    torch.manual_seed(settings.seed)
+    accelerator = make_accelerator()
+    images, rows = _scenes(work, count, settings.seed + data.JUDGE_SEED)
+    targets = targets_of(rows)
+    module = Judging(build()).to(memory_format=torch.channels_last)
+
+    def loss_of(module, generator):
+        picks = torch.randint(count, (settings.batch_size,), generator=generator, device=generator.device).cpu()
+        batch = images[picks].to(accelerator.device).permute(0, 3, 1, 2).float() / 255
+        return module(augment(batch, generator), {k: v[picks].to(accelerator.device) for k, v in targets.items()})
+
+    train("judge", module, loss_of, settings, accelerator)
+    judge = module.judge.cpu().eval()
+    figures = check(judge, work, settings.options.get("checks", CHECKS), settings.seed)
+    folder = work / "judge"
+    judge.half().save_pretrained(folder)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2))
+    print(json.dumps(figures))
+    return folder
+
+
+@torch.no_grad()
+def check(judge: Judge, work: Path, count: int, seed: int) -> dict[str, float]:
+    """Return the judge's accuracy on held-out real scenes, one subject each."""
+    painter = Painter(data.icons(work))
+    scenes = [data.scene_at(seed + data.JUDGE_SEED + 1, i, held_out=True, subjects=1)[0] for i in range(count)]
+    rows = [labels(scene) for scene in scenes]
+    parts = []
+    for start in range(0, count, 100):
+        drawn = np.stack([painter.draw(scene, judge.config.pixels) for scene in scenes[start : start + 100]])
+        parts.append(judge(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255))
+    scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: float(values.mean()) for name, values in right(scores, rows).items()}
+
+
+def _scenes(work: Path, count: int, seed: int) -> tuple[torch.Tensor, list[dict]]:
+    folder = data.run(Settings(work, steps=count), name="judge-data", seed=seed)
+    pictures = data.pictures(work, "judge-data")
+    side = build().config.pixels
+    small = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in tqdm(pictures, "resize")]
+    return torch.from_numpy(np.stack(small)), json.loads((folder / "labels.json").read_text())

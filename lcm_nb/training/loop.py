@@ -1,0 +1,174 @@
+"""The training loop that every stage shares: budget, progress, checkpoints, resume."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+
+@dataclass
+class Settings:
+    """What the command line sets for a stage.
+
+    ``minutes`` and ``steps`` bound the whole stage, earlier sittings included;
+    the learning rate falls along whichever of the two is nearer its end.
+    """
+
+    work: Path
+    minutes: float = math.inf
+    steps: int = 10**9
+    batch_size: int = 64
+    learning_rate: float = 6e-4
+    seed: int = 0
+    resume: bool = False
+    smoke: bool = False
+    options: dict = field(default_factory=dict)
+
+
+def make_accelerator() -> Accelerator:
+    """Return an Accelerator with bf16 autocast, on CUDA where there is one, else on the CPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+
+
+class Ema:
+    """Exponential moving average of a module's parameters, kept in float32.
+
+    The decay warms up as (1 + n) / (10 + n), so that short runs are averaged too.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.count = decay, 0
+        self.values = {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        parameters = dict(module.named_parameters())
+        torch._foreach_lerp_(list(self.values.values()), [parameters[k] for k in self.values], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        for name, value in self.values.items():
+            parameters[name].copy_(value)
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[nn.Module, torch.Generator], torch.Tensor],
+    settings: Settings,
+    accelerator: Accelerator,
+    *,
+    ema_decay: float = 0.999,
+    after_step: Callable[[nn.Module], None] | None = None,
+    report: Callable[[], dict] | None = None,
+) -> Ema:
+    """Minimise ``loss_of(module, generator)`` and return the averaged weights.
+
+    A checkpoint (weights, average, optimizer, counters) goes to ``work/name`` every
+    two minutes and at the end; ``settings.resume`` continues from it. Each line of
+    ``work/name/log.jsonl`` holds step, minutes, samples and the mean loss.
+    """
+    folder = settings.work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    state = {"step": 0, "minutes": 0.0, "samples": 0}
+    ema = Ema(module.to(accelerator.device), ema_decay)
+    if settings.resume and (folder / "state.json").exists():
+        state = _restore(folder, module, ema, optimizer)
+    raw = module
+    module, optimizer = accelerator.prepare(module, optimizer)
+    generator = torch.Generator(accelerator.device)
+    generator.manual_seed(hash((settings.seed, state["step"], accelerator.process_index)) % 2**31)
+    bar = tqdm(desc=name, unit="step", initial=state["step"], disable=not accelerator.is_main_process)
+    clock = saved = time.monotonic()
+    losses = []
+    while True:
+        progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(state["step"], progress)
+        with accelerator.autocast():
+            loss = loss_of(module, generator)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(raw)
+        if after_step:
+            after_step(raw)
+        losses.append(loss.detach())
+        now = time.monotonic()
+        state["step"] += 1
+        state["samples"] += settings.batch_size * accelerator.num_processes
+        state["minutes"] += (now - clock) / 60
+        clock = now
+        bar.update()
+        if state["step"] % 50 == 0:
+            mean = float(torch.stack(losses).mean())
+            losses.clear()
+            bar.set_postfix(loss=f"{mean:.4f}", minutes=f"{state['minutes']:.1f}")
+            _log(folder, {**state, "loss": mean}, accelerator)
+        if now - saved > 120:
+            _save(folder, raw, ema, optimizer, state, accelerator)
+            if report:
+                _log(folder, {**state, **report()}, accelerator)
+            saved = time.monotonic()
+    _save(folder, raw, ema, optimizer, state, accelerator)
+    bar.close()
+    return ema
+
+
+def learning_rate_factor(step: int, progress: float, *, warmup: int = 100) -> float:
+    """Linear warm-up, constant for a third of the way, then a cosine to 2 %."""
+    fall = min(max((progress - 0.33) / 0.67, 0.0), 1.0)
+    return min((step + 1) / warmup, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def _log(folder: Path, row: dict, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        with (folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _save(folder, module, ema, optimizer, state, accelerator) -> None:
+    if not accelerator.is_main_process:
+        return
+    tensors = {f"weights.{k}": v.detach().contiguous() for k, v in module.state_dict().items()}
+    tensors |= {f"ema.{k}": v.contiguous() for k, v in ema.values.items()}
+    for index, slot in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in slot.items()}
+    save_file(tensors, folder / "state.new")
+    (folder / "state.new").replace(folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps({**state, "ema_count": ema.count}))
+
+
+def _restore(folder, module, ema, optimizer) -> dict:
+    tensors = load_file(folder / "state.safetensors")
+    state = json.loads((folder / "state.json").read_text())
+    ema.count = state.pop("ema_count")
+    slots: dict[int, dict] = {}
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            value.copy_(tensors[f"weights.{name}"])
+        for name, value in ema.values.items():
+            value.copy_(tensors[f"ema.{name}"])
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state

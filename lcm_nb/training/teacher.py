@@ -1,0 +1,169 @@
+"""Stage 2: the teacher, a small UNet of SDXL's shape, trained with its text encoders."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import nn
+from tqdm import tqdm
+
+from . import text
+from .autoencoder import as_images
+from .data import captions, pictures
+from .loop import Settings, make_accelerator, train
+
+DROP = 0.1  # share of captions left out, for classifier-free guidance
+SNR_CLIP = 5.0
+SCHEDULE = dict(
+    num_train_timesteps=1000,
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    prediction_type="v_prediction",
+    rescale_betas_zero_snr=True,
+    timestep_spacing="trailing",
+    clip_sample=False,
+    set_alpha_to_one=False,
+)
+
+
+def build_unet(vae: AutoencoderTiny, **overrides) -> UNet2DConditionModel:
+    """Return an untrained UNet of SDXL's shape for this autoencoder's latents."""
+    channels = vae.config.latent_channels
+    config = dict(
+        sample_size=16,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(96, 144, 112),
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=4,
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        cross_attention_dim=2 * text.WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=text.WIDTH + 6 * 16,
+    )
+    return UNet2DConditionModel(**config | overrides)
+
+
+class Teacher(nn.Module):
+    """Text encoders and UNet; calling it gives the training loss of a batch."""
+
+    def __init__(self, first, second, unet: UNet2DConditionModel, pixels: int):
+        super().__init__()
+        self.first, self.second, self.unet = first, second, unet
+        scheduler = DDIMScheduler(**SCHEDULE)
+        alphas = scheduler.alphas_cumprod
+        snr = alphas / (1 - alphas)
+        self.register_buffer("alpha", alphas.sqrt(), persistent=False)
+        self.register_buffer("sigma", (1 - alphas).sqrt(), persistent=False)
+        self.register_buffer("weight", snr.clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
+        self.register_buffer("time_ids", torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]), persistent=False)
+
+    def condition(self, ids: torch.Tensor, keep: torch.Tensor) -> dict:
+        """Return the UNet's text arguments; where ``keep`` is 0 they are zeros, SDXL's empty prompt."""
+        states, pooled = text.encode(self.first, self.second, ids)
+        return dict(
+            encoder_hidden_states=states * keep[:, None, None],
+            added_cond_kwargs=dict(text_embeds=pooled * keep[:, None], time_ids=self.time_ids.repeat(len(ids), 1)),
+        )
+
+    def forward(self, latents, ids, keep, noise, t) -> torch.Tensor:
+        """Weighted squared error of the predicted velocity v = alpha eps - sigma x0."""
+        alpha, sigma = self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
+        predicted = self.unet(alpha * latents + sigma * noise, t, **self.condition(ids, keep)).sample
+        error = (predicted.float() - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
+        return (self.weight[t] * error).mean() / self.weight.mean()
+
+
+class Batches:
+    """Random batches of latents and token ids, held in memory."""
+
+    def __init__(self, work: Path, tokenizer, device: torch.device):
+        self.latents = encode_pictures(work, device)
+        self.ids = text.tokenize(tokenizer, captions(work)[: len(self.latents)])
+        self.device = device
+
+    def __call__(self, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        draw = dict(generator=generator, device=self.device)
+        picks = torch.randint(len(self.latents), (count,), **draw).cpu()
+        latents = self.latents[picks].to(self.device).float()
+        return dict(
+            latents=latents,
+            ids=self.ids[picks].to(self.device),
+            keep=(torch.rand(count, **draw) >= DROP).float(),
+            noise=torch.randn(latents.shape, **draw),
+            t=torch.randint(1000, (count,), **draw),
+        )
+
+
+@torch.no_grad()
+def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> torch.Tensor:
+    """Return all pictures' latents, (N, C, h, w) float16; they are kept in ``work/latents.npy``."""
+    path, weights = work / "latents.npy", work / "vae" / "diffusion_pytorch_model.safetensors"
+    if not weights.exists():
+        raise FileNotFoundError(f"{weights} is missing: run `python -m lcm_nb.training autoencoder` first")
+    data = pictures(work)
+    if path.exists():
+        latents = torch.from_numpy(np.load(path))
+        if len(latents) == len(data):
+            return latents
+    vae = AutoencoderTiny.from_pretrained(weights.parent).to(device, memory_format=torch.channels_last).eval()
+    parts = []
+    for start in tqdm(range(0, len(data), batch_size), desc="encode"):
+        with torch.autocast(device.type, torch.bfloat16):
+            latents = vae.encoder(as_images(data[start : start + batch_size]).to(device))
+        parts.append(latents.half().contiguous().cpu())
+    latents = torch.cat(parts)
+    np.save(path, latents.numpy())
+    return latents
+
+
+def run(settings: Settings) -> Path:
+    """Train, then save a whole pipeline folder to ``work/base``."""
+    work = settings.work
+    torch.manual_seed(settings.seed)
+    accelerator = make_accelerator()
+    vae = AutoencoderTiny.from_pretrained(work / "vae")
+    tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
+    batches = Batches(work, tokenizer, accelerator.device)
+    factor = pictures(work).shape[1] // batches.latents.shape[-1]
+    unet = build_unet(vae, sample_size=batches.latents.shape[-1]).to(memory_format=torch.channels_last)
+    teacher = Teacher(*text.build_text_encoders(tokenizer), unet, batches.latents.shape[-1] * factor)
+    ema = train(
+        "teacher",
+        teacher,
+        lambda module, generator: module(**batches(settings.batch_size, generator)),
+        settings,
+        accelerator,
+    )
+    ema.copy_to(teacher)
+    save_pipeline(teacher, tokenizer, vae, work / "base")
+    return work / "base"
+
+
+def save_pipeline(teacher: Teacher, tokenizer, vae: AutoencoderTiny, folder: Path) -> None:
+    """Save the stock SDXL pipeline in half precision."""
+    teacher = copy.deepcopy(teacher).cpu().half()
+    StableDiffusionXLPipeline(
+        vae=vae.half(),
+        text_encoder=teacher.first,
+        text_encoder_2=teacher.second,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=teacher.unet,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("block_out_channels", None)  # derived; stored, it makes loading warn
+    path.write_text(json.dumps(config, indent=2) + "\n")
