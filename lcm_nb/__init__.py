@@ -1,0 +1,26 @@
+"""Learn Latent Consistency Models by running them.
+
+>>> import lcm_nb
+>>> studio = lcm_nb.load("text-to-image")
+>>> studio.generate(prompt="a cute fox").image
+"""
+
+from .recipes import SECTIONS
+
+__version__ = "0.1.0"
+__all__ = ["SECTIONS", "checkpoints", "info", "load", "reproduce"]
+
+_HOME = {"checkpoints": "profiles", "info": "profiles", "load": "studio", "reproduce": "studio"}
+
+
+def __getattr__(name: str):
+    """Import torch and diffusers only when something is asked of them."""
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"lcm_nb has no name {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

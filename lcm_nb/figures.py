@@ -1,0 +1,77 @@
+"""Labelled grids of pictures."""
+
+import itertools
+from collections.abc import Mapping
+
+from PIL import Image, ImageDraw, ImageFont
+
+Axis = tuple[str, list]
+MARGIN, LINE = 8, 22
+
+
+def sweep_axes(lists: Mapping[str, object]) -> tuple[Axis, Axis | None, list[dict]]:
+    """Return the column axis, the row axis or None, and the settings of every cell, row by row.
+
+    Raises
+    ------
+    ValueError
+        If not one or two settings are lists, or one is empty.
+    """
+    axes = [(name, list(values)) for name, values in lists.items() if isinstance(values, (list, tuple, range))]
+    if not 1 <= len(axes) <= 2:
+        raise ValueError(f"{len(axes)} settings are lists; give one or two, e.g. num_inference_steps=[1, 2, 4, 8].")
+    for name, values in axes:
+        if not values:
+            raise ValueError(f"{name} is an empty list; give at least one value.")
+    fixed = {name: value for name, value in lists.items() if name not in dict(axes)}
+    columns, rows = axes[0], (axes[1] if len(axes) == 2 else None)
+    down = [{rows[0]: value} for value in rows[1]] if rows else [{}]
+    cases = [{**fixed, columns[0]: x, **y} for y, x in itertools.product(down, columns[1])]
+    return columns, rows, cases
+
+
+class Grid:
+    """Pictures of a sweep with their settings at the edges; shows itself in a notebook.
+
+    Attributes
+    ----------
+    results
+        One ``Result`` a cell, row by row.
+    image
+        The drawn grid.
+    """
+
+    def __init__(self, columns: Axis, rows: Axis | None, results: list):
+        self.columns, self.rows, self.results = columns, rows, results
+        self.image = self._draw()
+
+    def __getitem__(self, cell: tuple[int, int]):
+        """Return the result at (row, column)."""
+        row, column = cell
+        return self.results[row * len(self.columns[1]) + column]
+
+    def __repr__(self) -> str:
+        down = f", {self.rows[0]} {self.rows[1]} down" if self.rows else ""
+        return f"Grid of {len(self.results)} pictures: {self.columns[0]} {self.columns[1]} across{down}"
+
+    def _repr_png_(self) -> bytes:
+        return self.image._repr_png_()
+
+    def _draw(self) -> Image.Image:
+        font = ImageFont.load_default(size=14)
+        width, height = self.results[0].image.size
+        labels = [f"{self.rows[0]}\n= {value}" for value in self.rows[1]] if self.rows else [""]
+        left = max(int(max(font.getlength(line) for line in label.split("\n"))) for label in labels)
+        left += 2 * MARGIN if left else 0
+        across = len(self.columns[1])
+        sheet = Image.new("RGB", (left + across * (width + MARGIN), LINE + len(labels) * (height + MARGIN)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for i, value in enumerate(self.columns[1]):
+            x = left + i * (width + MARGIN) + width // 2
+            draw.text((x, LINE // 2), f"{self.columns[0]} = {value}", fill="black", font=font, anchor="mm")
+        for j, label in enumerate(labels):
+            y = LINE + j * (height + MARGIN)
+            draw.multiline_text((MARGIN, y + height // 2), label, fill="black", font=font, anchor="lm")
+            for i in range(across):
+                sheet.paste(self.results[j * across + i].image, (left + i * (width + MARGIN), y))
+        return sheet

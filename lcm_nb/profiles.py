@@ -1,0 +1,117 @@
+"""Which profile runs, and the checkpoint names, dtype and device that go with it."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .recipes import recipe_for
+
+PROFILES = ("mini", "guide")
+MINI = Path(__file__).parent / "mini"
+# diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
+_NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
+DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow")
+
+# Two lines that every load would print and that ask nothing of the reader: an
+# AutoencoderTiny serves well in SDXL's pipeline, and no image processor is used.
+_EXPECTED = ("Expected types for vae", "`CLIPImageProcessor` requires", "`SiglipImageProcessor` requires")
+for _name in ("diffusers.pipelines.pipeline_utils", "transformers.utils.import_utils"):
+    logging.getLogger(_name).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What the plain diffusers cells need.
+
+    ``base`` and ``unet`` are Hub names or folders; ``loading`` holds the keyword
+    arguments of ``from_pretrained``; ``device`` goes to ``pipe.to``.
+    """
+
+    base: str
+    unet: str
+    dtype: torch.dtype
+    variant: str | None
+    device: str
+    profile: str
+
+    @property
+    def loading(self) -> dict[str, object]:
+        """Return dtype and variant as ``from_pretrained`` of the installed diffusers takes them."""
+        return {DTYPE_ARGUMENT: self.dtype} | ({"variant": self.variant} if self.variant else {})
+
+
+def resolve_profile(profile: str | None = None) -> str:
+    """Return ``profile``, else ``LCM_NB_PROFILE``, else "guide" with CUDA and "mini" without.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither "mini" nor "guide"; the message gives it.
+    """
+    source = "profile" if profile is not None else "The environment variable LCM_NB_PROFILE"
+    chosen = profile if profile is not None else os.environ.get("LCM_NB_PROFILE")
+    if not chosen:
+        return "guide" if torch.cuda.is_available() else "mini"
+    if chosen not in PROFILES:
+        raise ValueError(f"{source} is {chosen!r}; use 'mini' (small models, any computer) or 'guide' (a GPU).")
+    return chosen
+
+
+def resolve_device(device: str | None = None) -> str:
+    """Return ``device``, else "cuda" where there is one, else "cpu".
+
+    Raises
+    ------
+    ValueError
+        If the device does not exist here; the message says which do.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {device!r} is not available here; use {resolve_device()!r} or leave it out.") from None
+    return str(device)
+
+
+def checkpoints(section: str, profile: str | None = None, device: str | None = None) -> Checkpoints:
+    """Return the names, dtype, variant and device that the plain diffusers cells use.
+
+    Raises
+    ------
+    ValueError
+        For an unknown section, profile or device.
+    """
+    recipe = recipe_for(section)
+    profile, device = resolve_profile(profile), resolve_device(device)
+    if profile == "guide":
+        return Checkpoints(
+            **recipe.guide, dtype=torch.float16, variant="fp16", device=device, profile=profile
+        )
+    names = {name: str(MINI / folder) for name, folder in recipe.mini.items()}
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    return Checkpoints(**names, dtype=dtype, variant=None, device=device, profile=profile)
+
+
+def info() -> dict[str, str]:
+    """Return versions, device and profile as text."""
+    device = resolve_device()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    return {
+        "lcm_nb": importlib.metadata.version("lcm_nb"),
+        "python": platform.python_version(),
+        **versions(),
+        "device": f"{device} ({name})",
+        "profile": resolve_profile(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that make a picture."""
+    return {library: importlib.metadata.version(library) for library in LIBRARIES}
