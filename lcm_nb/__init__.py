@@ -5,12 +5,20 @@
 >>> studio.generate(prompt="a cute fox").image
 """
 
+import logging
+
 from .recipes import SECTIONS
 
 __version__ = "0.1.0"
 __all__ = ["SECTIONS", "checkpoints", "info", "load", "reproduce"]
 
 _HOME = {"checkpoints": "profiles", "info": "profiles", "load": "studio", "reproduce": "studio"}
+
+# Lines that every load would print and that ask nothing of the reader: an
+# AutoencoderTiny serves well in SDXL's pipeline, and no image processor is used.
+_EXPECTED = ("Expected types for vae", "`CLIPImageProcessor` requires", "`SiglipImageProcessor` requires")
+for _logger in ("diffusers.pipelines.pipeline_utils", "transformers.utils.import_utils"):
+    logging.getLogger(_logger).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))
 
 
 def __getattr__(name: str):

@@ -1,7 +1,6 @@
 """Which profile runs, and the checkpoint names, dtype and device that go with it."""
 
 import importlib.metadata
-import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -17,12 +16,6 @@ MINI = Path(__file__).parent / "mini"
 _NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
 DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow")
-
-# Two lines that every load would print and that ask nothing of the reader: an
-# AutoencoderTiny serves well in SDXL's pipeline, and no image processor is used.
-_EXPECTED = ("Expected types for vae", "`CLIPImageProcessor` requires", "`SiglipImageProcessor` requires")
-for _name in ("diffusers.pipelines.pipeline_utils", "transformers.utils.import_utils"):
-    logging.getLogger(_name).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))
 
 
 @dataclass(frozen=True)
