@@ -1,4 +1,8 @@
-"""``python -m lcm_nb.training STAGE``: one command for each stage of the mini family."""
+"""``python -m lcm_nb.training STAGE``: one command for each stage of the mini family.
+
+Stages build on each other in the order data, autoencoder, teacher, distill; the judge
+needs only the icons; evaluate needs all. Everything lives in one working folder.
+"""
 
 import argparse
 import importlib
@@ -11,27 +15,43 @@ from .loop import Settings
 STAGES = {
     "data": dict(steps=60_000),
     "autoencoder": dict(minutes=60, batch_size=16, learning_rate=8e-4),
+    "teacher": dict(minutes=240, batch_size=64, learning_rate=8e-4),
+    "distill": dict(minutes=60, batch_size=48, learning_rate=3e-4),
+    "judge": dict(minutes=12, batch_size=64, learning_rate=2e-3),
+    "evaluate": dict(),
+}
+# sizes that only prove that a stage runs
+SMOKE = {
+    "data": dict(steps=96),
+    "autoencoder": dict(steps=4, minutes=math.inf, batch_size=2),
+    "teacher": dict(steps=3, minutes=math.inf, batch_size=4),
+    "distill": dict(steps=3, minutes=math.inf, batch_size=4),
+    "judge": dict(steps=3, minutes=math.inf, batch_size=8),
+    "evaluate": dict(),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lcm_nb.training", description=__doc__)
+    """Parse the command line and run one stage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lcm_nb.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for data, checkpoints and logs")
     parser.add_argument("--minutes", type=float, help="time budget of the stage, earlier sittings included")
     parser.add_argument("--steps", type=int, help="updates at most (data: pictures)")
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--batch-size", type=int, help="samples an update and a process")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=NUMBER", help="a stage's own setting")
-    arguments = vars(parser.parse_args(argv))
-    stage = arguments.pop("stage")
-    options = {k: float(v) if "." in v else int(v) for k, v in (o.split("=") for o in arguments.pop("option"))}
-    chosen = STAGES[stage] | {k: v for k, v in arguments.items() if v is not None}
-    if arguments["steps"] and arguments["minutes"] is None:
-        chosen["minutes"] = math.inf
-    importlib.import_module(f".{stage}", __package__).run(Settings(**chosen, options=options))
+    parser.add_argument("--seed", type=int, help="start of all random numbers (default 0)")
+    parser.add_argument("--resume", action="store_true", default=None, help="continue from the last checkpoint")
+    parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
+    parser.add_argument("--factor", type=int, choices=(8, 16), help="autoencoder: pixels a latent (default 16)")
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    stage = given.pop("stage")
+    defaults = STAGES[stage] | (SMOKE[stage] if given.get("smoke") else {})
+    if "steps" in given and "minutes" not in given:
+        defaults["minutes"] = math.inf
+    importlib.import_module(f".{stage}", __package__).run(Settings(**defaults | given))
 
 
 if __name__ == "__main__":

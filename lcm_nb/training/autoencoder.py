@@ -14,7 +14,8 @@ from .data import pictures
 from .loop import Settings, make_accelerator, train
 
 CROP = 96
-PICTURES = 8_000  # scenes are crops' source: few suffice
+PICTURES = 8_000
+HELD_OUT = 64  # the first pictures only measure
 GEOMETRIES = {  # downscaling factor -> constructor arguments; the card says how the choice was made
     8: dict(
         latent_channels=4,
@@ -71,11 +72,11 @@ class Autoencoding(torch.nn.Module):
 
 def run(settings: Settings) -> Path:
     """Train both halves, normalise the latents, train the decoder on; save to ``work/vae``."""
-    factor = settings.options.get("factor", 16)
+    factor = settings.factor
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     data = np.array(pictures(settings.work)[:PICTURES])  # in memory: crops are read at random
-    held_out = as_images(data[:64])
+    held_out = as_images(data[:HELD_OUT])
     module = Autoencoding(build(factor), noise=0.1).to(memory_format=torch.channels_last)
 
     def phase(name, share, crop, batch_size):
@@ -95,7 +96,7 @@ def run(settings: Settings) -> Path:
 
     folder = settings.work / ("vae" if factor == 16 else f"vae-f{factor}")
     phase("autoencoder", 0.6, CROP, settings.batch_size)
-    normalise(module.vae, as_images(data[64:576]).to(accelerator.device))
+    normalise(module.vae, as_images(data[-512:]).to(accelerator.device))
     save(module.vae, folder)  # from here on the encoder is final: the next stages may start
     module.vae.encoder.requires_grad_(False)
     module.noise = 0.05
@@ -143,7 +144,7 @@ def as_images(pictures: np.ndarray) -> torch.Tensor:
 
 def _crops(data: np.ndarray, count: int, crop: int, generator: torch.Generator) -> torch.Tensor:
     size = data.shape[1]
-    picks = torch.randint(64, len(data), (count,), generator=generator, device=generator.device).tolist()
+    picks = torch.randint(HELD_OUT, len(data), (count,), generator=generator, device=generator.device).tolist()
     corners = torch.randint(0, size - crop + 1, (count, 2), generator=generator, device=generator.device).tolist()
     return as_images(np.stack([data[i, y : y + crop, x : x + crop] for i, (y, x) in zip(picks, corners, strict=True)]))
 

@@ -37,6 +37,7 @@ SAMPLERS = {  # name -> steps measured
     "DDIM": (1, 2, 4, 8, 25, 50),
     "DPM-Solver++": (1, 2, 4, 8, 25, 50),
 }
+SMOKE = dict(singles=4, pairs=2, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
 HEADS = ("subject", "background", "palette", "medium")
 
 
@@ -124,7 +125,7 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
 
 
-def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS) -> dict:
+def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS, samplers: dict = SAMPLERS) -> dict:
     """Return every figure of the card."""
     judge = Judge.from_pretrained(work / "judge", torch_dtype=torch.float32).eval()
     pipes = load_pipelines(work)
@@ -133,7 +134,7 @@ def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS) -> dict:
     real, real_rows = real_pictures(judge, work, singles)
     real_scores, real_features = judge_pictures(judge, real)
     table = []
-    for name, steps in tqdm([(name, n) for name, ns in SAMPLERS.items() for n in ns], desc="samplers"):
+    for name, steps in tqdm([(name, n) for name, ns in samplers.items() for n in ns], desc="samplers"):
         scores, features = judge_pictures(judge, generate(pipes[name], captions, steps))
         pair_scores, _ = judge_pictures(judge, generate(pipes[name], pair_captions, steps))
         table.append(
@@ -190,8 +191,7 @@ def run(settings: Settings) -> Path:
     from .card import write
 
     work = settings.work
-    sizes = {k: settings.options[k] for k in ("singles", "pairs") if k in settings.options}
-    figures = measure(work, **sizes)
+    figures = measure(work, **SMOKE if settings.smoke else {})
     figures["training"] = training_cost(work)
     sheet, captions = contact_sheet(load_pipelines(work)["LCM"])
     folder = work / "card"

@@ -70,7 +70,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def run(settings: Settings) -> Path:
     """Train and check the judge; save it to ``work/judge``."""
     work = settings.work
-    count = settings.options.get("scenes", SCENES)
+    count, checks = (64, 20) if settings.smoke else (SCENES, CHECKS)
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     images, rows = _scenes(work, count, settings.seed + data.JUDGE_SEED)
@@ -84,7 +84,7 @@ def run(settings: Settings) -> Path:
 
     train("judge", module, loss_of, settings, accelerator)
     judge = module.judge.cpu().eval()
-    figures = check(judge, work, settings.options.get("checks", CHECKS), settings.seed)
+    figures = check(judge, work, checks, settings.seed)
     folder = work / "judge"
     judge.half().save_pretrained(folder)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2))

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ class Settings:
     seed: int = 0
     resume: bool = False
     smoke: bool = False
-    options: dict = field(default_factory=dict)
+    factor: int = 16
 
 
 def make_accelerator() -> Accelerator:

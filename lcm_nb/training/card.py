@@ -1,0 +1,161 @@
+"""The model card, written from measured figures alone."""
+
+from pathlib import Path
+
+from .evaluate import GUIDANCE
+from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
+
+# figure -> goal and least to accept, for LCM at 4 steps on held-out captions
+TARGETS = {
+    "subject": (0.90, 0.75),
+    "background": (0.95, 0.90),
+    "palette": (0.90, None),
+    "medium": (0.95, None),
+    "both": (0.60, None),
+}
+
+
+def write(folder: Path, figures: dict) -> Path:
+    """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
+    parts = [HEADER, _contents(), _targets(figures), _samplers(figures), _speed(figures), _sheet(figures)]
+    parts += [_training(figures), FOOTER]
+    path = folder / "MODEL_CARD.md"
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    return path
+
+
+def find(figures: dict, sampler: str, steps: int) -> dict:
+    """Return the row of one sampler and step count."""
+    return next(row for row in figures["table"] if row["sampler"] == sampler and row["steps"] == steps)
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _contents() -> str:
+    return f"""
+## What it draws
+
+Flat illustrations, 256 x 256 pixels: {len(SUBJECTS)} subjects, alone or in pairs, in {len(SETTINGS)} settings or on
+{len(PLAIN)} plain backgrounds, in {len(PALETTES)} palettes and {len(MEDIUMS)} mediums, subjects in {len(COLOURS)} colours.
+
+- **Subjects**: {", ".join(SUBJECTS)}
+- **Settings**: {", ".join(SETTINGS)}; **plain backgrounds**: {", ".join(PLAIN)}
+- **Palettes**: {", ".join(PALETTES)}; **mediums**: {", ".join(MEDIUMS)}; **colours**: {", ".join(COLOURS)}
+"""
+
+
+def _targets(figures: dict) -> str:
+    lcm = find(figures, "LCM", 4)
+    last = max((row for row in figures["table"] if row["sampler"] == "DDIM"), key=lambda row: row["steps"])
+    rows = []
+    for name, (goal, least) in TARGETS.items():
+        reached = "goal reached" if lcm[name] >= goal else "least reached" if least and lcm[name] >= least else "missed"
+        bounds = _percent(goal) + (f" (least {_percent(least)})" if least else "")
+        rows.append([name, _percent(lcm[name]), _percent(last[name]), bounds, reached])
+    head = ["judged", "LCM, 4 steps", f"teacher, {last['steps']} DDIM steps", "goal", "outcome"]
+    real = ", ".join(f"{name} {_percent(figures['real'][name])}" for name in figures["real"])
+    return f"""
+## Against what was asked
+
+{figures["captions"]} held-out captions with one subject and {figures["pair_captions"]} with two ("both": both named
+right); no combination of their labels was trained on. Guidance {GUIDANCE:g} for all. Palette and medium count
+where the caption names one.
+
+{table(head, rows)}
+
+The judge itself, on as many real held-out scenes: {real}.
+"""
+
+
+def _samplers(figures: dict) -> str:
+    rows = [
+        [
+            row["sampler"],
+            row["steps"],
+            row["forwards"],
+            *(_percent(row[name]) for name in TARGETS),
+            f"{row['frechet']:.2f}",
+            f"{row['seconds']:.2f}",
+        ]
+        for row in figures["table"]
+    ]
+    return f"""
+## Steps and samplers
+
+UNet forwards count both halves of classifier-free guidance. "Frechet" is the Frechet distance between the judge's
+features of the pictures and of real held-out scenes (lower is better; it compares samplers here, and is no FID).
+
+{table(["sampler", "steps", "UNet forwards", *TARGETS, "Frechet", "s an image"], rows)}
+"""
+
+
+def _speed(figures: dict) -> str:
+    lcm = find(figures, "LCM", 4)["seconds"]
+    slow = max(figures["table"], key=lambda row: row["forwards"])
+    return f"""
+## Speed and memory
+
+Measured on {figures["machine"]}: one picture at 4 LCM steps, decoding included, {lcm:.2f} s;
+{slow["steps"]} guided {slow["sampler"]} steps {slow["seconds"]:.2f} s, {slow["seconds"] / lcm:.1f} times as long.
+A fresh process that imports diffusers, loads the pipeline and draws one picture peaks at
+{figures["peak_memory_mb"]:.0f} MB of resident memory.
+"""
+
+
+def _sheet(figures: dict) -> str:
+    captions = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(figures["contact_sheet"]))
+    return f"""
+## Contact sheet
+
+The first {len(figures["contact_sheet"])} held-out captions, 4 steps, unselected, row by row:
+
+![Sheet of small illustrated scenes, one for each caption below](contact_sheet.jpg)
+
+{captions}
+"""
+
+
+def _training(figures: dict) -> str:
+    rows = [
+        [row["stage"], row["step"], f"{row['samples']:,}", f"{row['minutes']:.0f}", f"{row['loss']:.4f}"]
+        for row in figures["training"]
+    ]
+    return f"""
+## Training cost
+
+On {figures.get("trained_on", figures["machine"])}.
+
+{table(["stage", "updates", "samples", "minutes", "last loss"], rows)}
+"""
+
+
+HEADER = """
+# Model card: the mini family
+
+Small latent diffusion models that this project trained from nothing, for learning how a Latent Consistency Model
+works. They load with the stock diffusers classes:
+
+- `base/`: a whole `StableDiffusionXLPipeline`: AutoencoderTiny, two CLIP text encoders, a UNet of SDXL's shape
+  (the teacher, for classifier-free guidance), safetensors in half precision.
+- `lcm/`: the UNet of the Latent Consistency Model distilled from it, laid out like `latent-consistency/lcm-sdxl`.
+- `judge/`: the classifier behind the figures below.
+
+Every figure is written by `python -m lcm_nb.training evaluate` from `figures.json`.
+"""
+
+FOOTER = """
+## Data, licence, limits
+
+Scenes and captions are composed by `lcm_nb.training.scenes` from the Fluent Emoji flat icons
+(npm package `@iconify-json/fluent-emoji-flat`, MIT licence, copyright Microsoft Corporation). The weights are under
+the Apache-2.0 licence, like the code. The models know the words above and little else: other words are ignored or
+misread. They cannot draw photographs or real persons.
+"""
