@@ -48,7 +48,9 @@ class Grid:
     def __getitem__(self, cell: tuple[int, int]):
         """Return the result at (row, column)."""
         row, column = cell
-        return self.results[row * len(self.columns[1]) + column]
+        across = range(len(self.columns[1]))
+        down = range(len(self.results) // len(across))
+        return self.results[down[row] * len(across) + across[column]]
 
     def __repr__(self) -> str:
         down = f", {self.rows[0]} {self.rows[1]} down" if self.rows else ""
@@ -60,7 +62,8 @@ class Grid:
     def _draw(self) -> Image.Image:
         font = ImageFont.load_default(size=14)
         width, height = self.results[0].image.size
-        labels = [f"{self.rows[0]}\n= {value}" for value in self.rows[1]] if self.rows else [""]
+        down = [f"= {value}" for value in self.rows[1]] if self.rows else []
+        labels = [f"{self.rows[0]}\n{_fit(text, font, width)}" for text in down] or [""]
         left = max(int(max(font.getlength(line) for line in label.split("\n"))) for label in labels)
         left += 2 * MARGIN if left else 0
         across = len(self.columns[1])
@@ -68,10 +71,21 @@ class Grid:
         draw = ImageDraw.Draw(sheet)
         for i, value in enumerate(self.columns[1]):
             x = left + i * (width + MARGIN) + width // 2
-            draw.text((x, LINE // 2), f"{self.columns[0]} = {value}", fill="black", font=font, anchor="mm")
+            label = _fit(f"{self.columns[0]} = {value}", font, width)
+            draw.text((x, LINE // 2), label, fill="black", font=font, anchor="mm")
         for j, label in enumerate(labels):
             y = LINE + j * (height + MARGIN)
             draw.multiline_text((MARGIN, y + height // 2), label, fill="black", font=font, anchor="lm")
             for i in range(across):
                 sheet.paste(self.results[j * across + i].image, (left + i * (width + MARGIN), y))
         return sheet
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Put ``text`` on one line and cut it to ``width`` pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

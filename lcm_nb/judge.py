@@ -69,7 +69,7 @@ class Judge(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def describe(self, image, count: int = 1) -> dict[str, object]:
         """Return in words what a PIL image shows; ``count`` subjects are named."""
-        pixels = torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
         scores = {name: value[0] for name, value in self(pixels.to(self.dtype)).items()}
         top = scores["subject"].topk(count).indices.tolist()
         return {

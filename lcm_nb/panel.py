@@ -209,28 +209,37 @@ class Panel(widgets.VBox):
     def _show_code(self) -> None:
         shown = self.controls["show_code"].value
         self._listing.layout.display = "block" if shown else "none"
-        if shown:
-            settings = self.result.settings if self.result else self.values()
-            self._listing.value = f"<pre>{html.escape(self._code(settings))}</pre>"
+        if not shown:
+            return
+        try:
+            code = self._code(self.result.settings if self.result else self.values())
+        except ValueError as error:
+            self._listing.value, self._status.value = "", f"No code: {error}"
+        else:
+            self._listing.value = f"<pre>{html.escape(code)}</pre>"
 
     # -- the worker's side ------------------------------------------------------------
 
     def _draw(self, settings: dict) -> None:
+        self._error = None
         self._progress.value = 0
         self._status.value = "Drawing ..."
         try:
             result = self._run(on_step=self._on_step, **settings)
+            self._show(result)
+            self._remember(result)
         except self._cancelled:
             if self._stopped.is_set():
-                self._status.value = "Stopped."
-            return
+                self._give_up("Stopped.")
         except Exception as error:
             self._error = error
-            self._progress.value = 0
-            self._status.value = f"{type(error).__name__}: {error}"
-            return
-        self._show(result)
-        self._remember(result)
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, why: str) -> None:
+        self._progress.value = 0
+        if self.result is not None:  # a preview may cover it
+            self._set_picture(self.result.image, "png")
+        self._status.value = why
 
     def _on_step(self, step) -> None:
         if self._stopped.is_set() or self._mailbox.outdated():
@@ -240,8 +249,8 @@ class Panel(widgets.VBox):
             self._set_picture(step.preview(), "jpeg")
 
     def _show(self, result) -> None:
-        self.result = result
         self._set_picture(result.image, "png")
+        self.result = result
         self._progress.max = self._progress.value = len(result.timesteps)
         self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
         self._status.value = describe(result.timesteps, result.seconds)
@@ -255,11 +264,16 @@ class Panel(widgets.VBox):
         small = result.image.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         picture = widgets.Image(value=_encode(small, "jpeg"), format="jpeg")
-        back = widgets.Button(description=_shorten(_summary(result.settings), 14), tooltip="Show this picture again")
+        summary = _summary(result.settings)
+        back = widgets.Button(description=_shorten(summary, 14), tooltip=f"Show this picture again: {summary}")
         back.layout.width = f"{THUMBNAIL}px"
         back.on_click(lambda _: self._show(result))
+        dropped = self._history[-1] if len(self._history) == HISTORY else None
         self._history.appendleft(widgets.VBox([picture, back]))
         self._strip.children = tuple(self._history)
+        if dropped:  # widgets live until closed, and live mode makes many
+            for widget in (*dropped.children, dropped):
+                widget.close()
 
 
 def describe(timesteps: list[int], seconds: float) -> str:

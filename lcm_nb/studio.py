@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import diffusers
 import torch
+import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image, PngImagePlugin
 
@@ -190,7 +192,9 @@ class Studio:
         settings, names = complete(self.section, settings), self.checkpoints
         loading = "".join(f", {name}={value!r}" for name, value in names.loading.items())
         return f"""\
+import diffusers
 import torch
+import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 unet = UNet2DConditionModel.from_pretrained(
@@ -243,9 +247,9 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
             "or set the environment variable LCM_NB_PROFILE=mini."
         )
     unet = UNet2DConditionModel.from_pretrained(names.unet, use_safetensors=True, **names.loading)
-    pipe = StableDiffusionXLPipeline.from_pretrained(
-        names.base, unet=unet, use_safetensors=True, **names.loading
-    ).to(names.device)
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, use_safetensors=True, **names.loading).to(
+        names.device
+    )
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return Studio(section, pipe, names)
@@ -259,14 +263,10 @@ def reproduce(path: str | Path) -> Result:
     Raises
     ------
     ValueError
-        If the file carries no settings, or was made with checkpoints that differ
-        from those here.
+        If the file carries no settings, or damaged ones, or was made with checkpoints
+        that differ from those here.
     """
-    with Image.open(path) as image:
-        record = json.loads(getattr(image, "text", {}).get(JSON_CHUNK, "null"))
-        before = np.asarray(image.convert("RGB"))
-    if record is None:
-        raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
+    record, before = _read(path)
     names = checkpoints(record["section"], record["profile"])
     for part, found in checkpoint_hashes(names).items():
         if found["sha256"] != record["checkpoints"][part]["sha256"]:
@@ -282,6 +282,18 @@ def reproduce(path: str | Path) -> Result:
     return result
 
 
+def _read(path: str | Path) -> tuple[dict, np.ndarray]:
+    """Return the record and the pixels of a file that ``Result.save`` wrote."""
+    with Image.open(path) as image:
+        text = getattr(image, "text", {}).get(JSON_CHUNK, "null")
+        pixels = np.asarray(image.convert("RGB"))
+    with contextlib.suppress(ValueError):
+        record = json.loads(text)
+        if isinstance(record, dict) and record.keys() >= {"section", "profile", "settings", "checkpoints", "versions"}:
+            return record, pixels
+    raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
+
+
 def checkpoint_hashes(names: Checkpoints) -> dict[str, dict[str, str]]:
     """Return name and SHA-256 of the weight files behind local checkpoints, by part."""
     found = {}
@@ -292,6 +304,19 @@ def checkpoint_hashes(names: Checkpoints) -> dict[str, dict[str, str]]:
             digest.update(file.read_bytes())
         found[part] = {"name": f"lcm_nb {names.profile} {folder.name}", "sha256": digest.hexdigest()}
     return found
+
+
+@contextlib.contextmanager
+def _no_loading_bars():
+    """Hide the bars of loads that take a second; the switches are the libraries' own, and global."""
+    switches = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    for switch in switches:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -191,11 +191,11 @@ class Painter:
         rng = np.random.default_rng(scene.seed)
         canvas = self._backdrop(scene.background, rng)
         double = len(scene.subjects) == 2
-        base = 0.80 if scene.background in LANDSCAPES else 0.70
+        feet = CANVAS * (0.86 if scene.background in LANDSCAPES else 0.5)  # a plain backdrop has no ground: centred
         for i, (name, colour) in enumerate(zip(scene.subjects, scene.colours, strict=True)):
-            side = rng.uniform(112, 126) if double else rng.uniform(146, 176)
+            side = rng.uniform(114, 128) if double else rng.uniform(164, 196)
             x = (CANVAS * (0.27 + 0.46 * i) if double else CANVAS * 0.5) + rng.uniform(-8, 8)
-            y = CANVAS * (base + 0.04) - side / 2 + rng.uniform(-8, 8)
+            y = feet - (side / 2 if scene.background in LANDSCAPES else 0) + rng.uniform(-8, 8)
             sprite = self.subject(name) if colour is None else tint(self.subject(name), COLOURS[colour])
             _paste(canvas, sprite, x, y, side, rng.uniform(-5, 5), flip=rng.random() < 0.5, outline=True)
         picture = self._medium(canvas, scene.medium, rng)

@@ -16,7 +16,7 @@ from .data import captions, pictures
 from .loop import Settings, make_accelerator, train
 
 DROP = 0.1  # share of captions left out, for classifier-free guidance
-SNR_CLIP = 5.0
+SNR_CLIP = 5.0  # min-SNR weighting, on SNR + 1 as the velocity has it: full weight at high noise
 SCHEDULE = dict(
     num_train_timesteps=1000,
     beta_schedule="scaled_linear",
@@ -64,8 +64,14 @@ class Teacher(nn.Module):
         snr = alphas / (1 - alphas)
         self.register_buffer("alpha", alphas.sqrt(), persistent=False)
         self.register_buffer("sigma", (1 - alphas).sqrt(), persistent=False)
-        self.register_buffer("weight", snr.clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
+        self.register_buffer("weight", (snr + 1).clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
         self.register_buffer("time_ids", torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]), persistent=False)
+
+    def load_pipeline(self, folder: Path) -> None:
+        """Start from the weights of a saved pipeline."""
+        pipe = StableDiffusionXLPipeline.from_pretrained(folder)
+        for mine, saved in ((self.first, "text_encoder"), (self.second, "text_encoder_2"), (self.unet, "unet")):
+            mine.load_state_dict(getattr(pipe, saved).state_dict())
 
     def condition(self, ids: torch.Tensor, keep: torch.Tensor) -> dict:
         """Return the UNet's text arguments; where ``keep`` is 0 they are zeros, SDXL's empty prompt."""
@@ -137,6 +143,8 @@ def run(settings: Settings) -> Path:
     factor = pictures(work).shape[1] // batches.latents.shape[-1]
     unet = build_unet(vae, sample_size=batches.latents.shape[-1]).to(memory_format=torch.channels_last)
     teacher = Teacher(*text.build_text_encoders(tokenizer), unet, batches.latents.shape[-1] * factor)
+    if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
+        teacher.load_pipeline(work / "base")  # a base without its optimizer state is a start, too
     ema = train(
         "teacher",
         teacher,

@@ -1,0 +1,77 @@
+"""``lcm-nb info`` and ``lcm-nb draw "a cute fox"``: the package from a terminal."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from .recipes import RECIPES, complete
+
+SECTION = "text-to-image"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or 2 after a one-line error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except (ValueError, OSError) as error:
+        print(f"lcm-nb: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lcm-nb", description="Latent Consistency Models from a terminal.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="print versions, device and profile")
+    info.set_defaults(command=_info)
+
+    draw = commands.add_parser("draw", help="draw a picture with the small models that ship with the package")
+    draw.add_argument("prompt", help="what to draw")
+    for option, name, kind in (
+        ("--steps", "num_inference_steps", int),
+        ("--guidance", "guidance_scale", float),
+        ("--seed", "seed", int),
+    ):
+        spec = RECIPES[SECTION].settings[name]
+        draw.add_argument(option, dest=name, type=kind, default=spec.default, help=f"{spec.help} ({spec.default})")
+    draw.add_argument("--output", type=Path, metavar="FILE.png", help="where to save it (a name made of the prompt)")
+    draw.set_defaults(command=_draw)
+    return parser
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from .profiles import info  # imports torch, which --help need not wait for
+
+    facts = info()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    names = ("prompt", "num_inference_steps", "guidance_scale", "seed")
+    settings = complete(SECTION, {name: getattr(arguments, name) for name in names})  # refuses before models load
+    path = arguments.output or Path(_file_name(arguments.prompt))
+
+    from diffusers.utils.logging import disable_progress_bar as no_diffusers_bar
+    from transformers.utils.logging import disable_progress_bar as no_transformers_bar
+
+    from .studio import load
+
+    no_diffusers_bar()
+    no_transformers_bar()
+    result = load(SECTION, profile="mini").generate(**settings)
+    print(result.save(path))
+    print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+
+
+def _file_name(prompt: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-")
+    return f"{slug or 'picture'}.png"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
