@@ -56,13 +56,8 @@ def _draw(arguments: argparse.Namespace) -> None:
     settings = complete(SECTION, {name: getattr(arguments, name) for name in names})  # refuses before models load
     path = arguments.output or Path(_file_name(arguments.prompt))
 
-    from diffusers.utils.logging import disable_progress_bar as no_diffusers_bar
-    from transformers.utils.logging import disable_progress_bar as no_transformers_bar
-
     from .studio import load
 
-    no_diffusers_bar()
-    no_transformers_bar()
     result = load(SECTION, profile="mini").generate(**settings)
     print(result.save(path))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")

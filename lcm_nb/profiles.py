@@ -69,7 +69,8 @@ def resolve_device(device: str | None = None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device {device!r} is not available here; use {resolve_device()!r} or leave it out.") from None
+        there = resolve_device()
+        raise ValueError(f"device {device!r} is not available here; use {there!r} or leave it out.") from None
     return str(device)
 
 
@@ -84,9 +85,7 @@ def checkpoints(section: str, profile: str | None = None, device: str | None = N
     recipe = recipe_for(section)
     profile, device = resolve_profile(profile), resolve_device(device)
     if profile == "guide":
-        return Checkpoints(
-            **recipe.guide, dtype=torch.float16, variant="fp16", device=device, profile=profile
-        )
+        return Checkpoints(**recipe.guide, dtype=torch.float16, variant="fp16", device=device, profile=profile)
     names = {name: str(MINI / folder) for name, folder in recipe.mini.items()}
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     return Checkpoints(**names, dtype=dtype, variant=None, device=device, profile=profile)

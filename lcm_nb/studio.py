@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel

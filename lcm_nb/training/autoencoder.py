@@ -48,7 +48,9 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
     """Mean absolute error of pixels, of edges and of 4x4 averages; inputs (B, 3, H, W) in -1..1."""
     error = (output - target).float()
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return error.abs().mean() + 0.75 * edges + F.avg_pool2d(error, 4).abs().mean() + F.avg_pool2d(error, 16).abs().mean()
+    return (
+        error.abs().mean() + 0.75 * edges + F.avg_pool2d(error, 4).abs().mean() + F.avg_pool2d(error, 16).abs().mean()
+    )
 
 
 class Autoencoding(torch.nn.Module):

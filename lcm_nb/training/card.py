@@ -44,7 +44,7 @@ def _contents() -> str:
 ## What it draws
 
 Flat illustrations, 256 x 256 pixels: {len(SUBJECTS)} subjects, alone or in pairs, in {len(SETTINGS)} settings or on
-{len(PLAIN)} plain backgrounds, in {len(PALETTES)} palettes and {len(MEDIUMS)} mediums, subjects in {len(COLOURS)} colours.
+{len(PLAIN)} plain backgrounds, in {len(PALETTES)} palettes and {len(MEDIUMS)} mediums, and in {len(COLOURS)} colours.
 
 - **Subjects**: {", ".join(SUBJECTS)}
 - **Settings**: {", ".join(SETTINGS)}; **plain backgrounds**: {", ".join(PLAIN)}

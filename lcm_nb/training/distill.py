@@ -9,7 +9,6 @@ import copy
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
@@ -85,7 +84,9 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def guided_solver_step(self, z, t, t_next, w, condition, empty) -> torch.Tensor:
         """One step of the augmented probability-flow ODE: (1 + w) Psi(c) - w Psi(empty)."""
-        both = {"encoder_hidden_states": torch.cat([condition["encoder_hidden_states"], empty["encoder_hidden_states"]])}
+        both = {
+            "encoder_hidden_states": torch.cat([condition["encoder_hidden_states"], empty["encoder_hidden_states"]])
+        }
         added = {k: torch.cat([v, empty["added_cond_kwargs"][k]]) for k, v in condition["added_cond_kwargs"].items()}
         velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), added_cond_kwargs=added, **both).sample
         conditional, unconditional = velocity.float().chunk(2)

@@ -210,5 +210,7 @@ def training_cost(work: Path) -> list[dict]:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         losses = [line for line in lines if "loss" in line]
         psnrs = [line["psnr"] for line in lines if "psnr" in line]
-        rows.append({"stage": log.parent.name, **losses[-1], **({"psnr": psnrs[-1]} if psnrs else {})} if losses else {})
+        rows.append(
+            {"stage": log.parent.name, **losses[-1], **({"psnr": psnrs[-1]} if psnrs else {})} if losses else {}
+        )
     return [row for row in rows if row]

@@ -50,7 +50,9 @@ def right(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, np.nda
     result = {}
     for name in ("background", "palette", "medium"):
         result[name] = np.array([int(s.argmax()) == row[name] for s, row in zip(scores[name], rows, strict=True)])
-    found = [set(s.topk(len(set(r["subjects"]))).indices.tolist()) for s, r in zip(scores["subject"], rows, strict=True)]
+    found = [
+        set(s.topk(len(set(r["subjects"]))).indices.tolist()) for s, r in zip(scores["subject"], rows, strict=True)
+    ]
     result["subject"] = np.array([f == set(r["subjects"]) for f, r in zip(found, rows, strict=True)])
     return result
 

@@ -208,7 +208,7 @@ class Painter:
         import resvg_py
 
         body = self.bodies[icon]["body"]
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" width="{SPRITE}" height="{SPRITE}">{body}</svg>'
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{body}</svg>'
         png = np.frombuffer(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE, height=SPRITE)), np.uint8)
         return cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
 
@@ -324,7 +324,7 @@ def _paste(canvas, sprite, x, y, side, angle, *, flip, outline=False) -> None:
     if flip:
         sprite = sprite[:, ::-1]
     if side < SPRITE * 0.6:
-        pixels = max(int(round(side)), 4)
+        pixels = max(round(side), 4)
         sprite = cv2.resize(sprite, (pixels, pixels), interpolation=cv2.INTER_AREA)
     extent = sprite.shape[0]
     matrix = cv2.getRotationMatrix2D((extent / 2, extent / 2), angle, side / extent)

@@ -39,9 +39,7 @@ def build_tokenizer(texts: Iterable[str], folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in learnt["merges"])])
     (folder / "merges.txt").write_text(merges + "\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS
-    )
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
