@@ -88,4 +88,4 @@ def _convolution(before: int, after: int, *, stride: int) -> nn.Sequential:
 
 def load() -> Judge:
     """Return the judge that ships with the package, ready to use on the CPU."""
-    return Judge.from_pretrained(FOLDER, torch_dtype=torch.float32).eval()
+    return Judge.from_pretrained(FOLDER).eval()

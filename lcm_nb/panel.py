@@ -21,7 +21,7 @@ import ipywidgets as widgets
 from .recipes import Setting
 
 HISTORY = 6  # pictures kept to go back to
-THUMBNAIL = 96  # pixels
+THUMBNAIL = 112  # pixels
 LABELS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 
 
@@ -265,7 +265,7 @@ class Panel(widgets.VBox):
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         picture = widgets.Image(value=_encode(small, "jpeg"), format="jpeg")
         summary = _summary(result.settings)
-        back = widgets.Button(description=_shorten(summary, 14), tooltip=f"Show this picture again: {summary}")
+        back = widgets.Button(description=_shorten(summary, 17), tooltip=f"Show this picture again: {summary}")
         back.layout.width = f"{THUMBNAIL}px"
         back.on_click(lambda _: self._show(result))
         dropped = self._history[-1] if len(self._history) == HISTORY else None

@@ -1,7 +1,8 @@
 """``python -m lcm_nb.training STAGE``: one command for each stage of the mini family.
 
 Stages build on each other in the order data, autoencoder, teacher, distill; the judge
-needs only the icons; evaluate needs all. Everything lives in one working folder.
+needs only the icons; evaluate needs all, and ship puts the result into the package.
+Everything lives in one working folder.
 """
 
 import argparse
@@ -19,6 +20,7 @@ STAGES = {
     "distill": dict(minutes=60, batch_size=48, learning_rate=3e-4),
     "judge": dict(minutes=12, batch_size=64, learning_rate=2e-3),
     "evaluate": dict(),
+    "ship": dict(),
 }
 # sizes that only prove that a stage runs
 SMOKE = {
@@ -28,6 +30,7 @@ SMOKE = {
     "distill": dict(steps=3, minutes=math.inf, batch_size=4),
     "judge": dict(steps=3, minutes=math.inf, batch_size=8),
     "evaluate": dict(),
+    "ship": dict(),
 }
 
 

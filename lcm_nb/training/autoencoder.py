@@ -141,7 +141,7 @@ def psnr(vae: AutoencoderTiny, images: torch.Tensor) -> float:
 
 def as_images(pictures: np.ndarray) -> torch.Tensor:
     """Turn (N, H, W, 3) uint8 into (N, 3, H, W) float in -1..1, channels last."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def _crops(data: np.ndarray, count: int, crop: int, generator: torch.Generator) -> torch.Tensor:

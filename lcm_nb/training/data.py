@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .loop import Settings
+from .loop import Settings, made_by
 from .scenes import CANVAS, Painter, Scene, caption, labels, sample_scene
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
@@ -71,9 +71,7 @@ def run(settings: Settings, *, name: str = "data", seed: int | None = None) -> P
 
 def pictures(work: Path, name: str = "data") -> np.ndarray:
     """Return the written pictures, memory-mapped, (N, 256, 256, 3) uint8."""
-    path = work / name / "pictures.npy"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run `python -m lcm_nb.training data` first")
+    path = made_by("data", work / name / "pictures.npy")
     return np.load(path, mmap_mode="r")
 
 

@@ -13,7 +13,8 @@ from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UN
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
-from .loop import Settings, make_accelerator, train
+from .data import pictures
+from .loop import Settings, made_by, make_accelerator, train
 from .teacher import SCHEDULE, Batches, Teacher
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
@@ -34,7 +35,8 @@ def boundary_scalings(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def embed_w(w: torch.Tensor) -> torch.Tensor:
     """Return the sinusoidal embedding (B, 256) of w, as the pipelines compute it from guidance_scale - 1."""
-    return LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, embedding_dim=W_WIDTH)
+    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    return embed(None, w.cpu(), embedding_dim=W_WIDTH).to(w.device)  # it works on the CPU only
 
 
 class Schedule(nn.Module):
@@ -130,9 +132,7 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def load_teacher(folder: Path, pixels: int) -> tuple[Teacher, StableDiffusionXLPipeline]:
     """Return the trained teacher of a saved pipeline, in float32, and that pipeline."""
-    if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(f"{folder} holds no pipeline: run `python -m lcm_nb.training teacher` first")
-    pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", folder))
     pipe.unet.to(memory_format=torch.channels_last)
     return Teacher(pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pixels), pipe
 
@@ -142,7 +142,7 @@ def run(settings: Settings) -> Path:
     work = settings.work
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    teacher, pipe = load_teacher(work / "base", work_pixels(work))
+    teacher, pipe = load_teacher(work / "base", pictures(work).shape[1])
     batches = Batches(work, pipe.tokenizer, accelerator.device)
     module = Distillation(teacher)
 
@@ -161,10 +161,3 @@ def run(settings: Settings) -> Path:
     module.student.cpu().half().save_pretrained(folder)
     LCMScheduler.from_config(pipe.scheduler.config)  # fails here, not in a notebook, if the two do not fit
     return folder
-
-
-def work_pixels(work: Path) -> int:
-    """Return the side of the training pictures in pixels."""
-    from .data import pictures
-
-    return pictures(work).shape[1]

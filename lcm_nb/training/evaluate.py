@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..judge import Judge
 from . import data
 from .judge import right
-from .loop import Settings
+from .loop import Settings, made_by
 from .scenes import Painter, labels
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
@@ -43,8 +43,8 @@ HEADS = ("subject", "background", "palette", "medium")
 
 def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
     """Return the LCM and its teacher under two solvers, in float32."""
-    base = StableDiffusionXLPipeline.from_pretrained(work / "base", torch_dtype=torch.float32)
-    lcm = UNet2DConditionModel.from_pretrained(work / "lcm", torch_dtype=torch.float32)
+    base = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"))
+    lcm = UNet2DConditionModel.from_pretrained(made_by("distill", work / "lcm"))
     parts = {k: v for k, v in base.components.items() if k not in ("unet", "scheduler")}
     config = base.scheduler.config
     pipes = {
@@ -127,7 +127,7 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
 
 def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS, samplers: dict = SAMPLERS) -> dict:
     """Return every figure of the card."""
-    judge = Judge.from_pretrained(work / "judge", torch_dtype=torch.float32).eval()
+    judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
     pipes = load_pipelines(work)
     captions, rows = held_out_cases(singles, 1)
     pair_captions, pair_rows = held_out_cases(pairs, 2)
@@ -163,8 +163,8 @@ MEMORY_PROBE = """
 import resource, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 work = sys.argv[1]
-unet = UNet2DConditionModel.from_pretrained(work + "/lcm", torch_dtype=torch.float32)
-pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet, torch_dtype=torch.float32)
+unet = UNet2DConditionModel.from_pretrained(work + "/lcm")
+pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 pipe("a cute fox", num_inference_steps=4, guidance_scale=8.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -33,6 +33,13 @@ class Settings:
     factor: int = 16
 
 
+def made_by(stage: str, path: Path) -> Path:
+    """Return ``path``, or raise FileNotFoundError naming the stage that makes it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `python -m lcm_nb.training {stage}` first")
+    return path
+
+
 def make_accelerator() -> Accelerator:
     """Return an Accelerator with bf16 autocast, on CUDA where there is one, else on the CPU."""
     torch.backends.cuda.matmul.allow_tf32 = True

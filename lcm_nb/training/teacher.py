@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from tqdm import tqdm
 
 from . import text
 from .autoencoder import as_images
 from .data import captions, pictures
-from .loop import Settings, make_accelerator, train
+from .loop import Settings, made_by, make_accelerator, train
 
 DROP = 0.1  # share of captions left out, for classifier-free guidance
 SNR_CLIP = 5.0  # min-SNR weighting, on SNR + 1 as the velocity has it: full weight at high noise
@@ -39,7 +40,7 @@ def build_unet(vae: AutoencoderTiny, **overrides) -> UNet2DConditionModel:
         out_channels=channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(96, 144, 112),
+        block_out_channels=(96, 128, 128),
         layers_per_block=1,
         norm_num_groups=16,
         attention_head_dim=4,
@@ -59,6 +60,10 @@ class Teacher(nn.Module):
     def __init__(self, first, second, unet: UNet2DConditionModel, pixels: int):
         super().__init__()
         self.first, self.second, self.unet = first, second, unet
+        if not torch.cuda.is_available():  # on so few tokens the plain products are faster on a CPU
+            unet.set_attn_processor(AttnProcessor())
+            for encoder in (first, second):
+                encoder.set_attn_implementation("eager")
         scheduler = DDIMScheduler(**SCHEDULE)
         alphas = scheduler.alphas_cumprod
         snr = alphas / (1 - alphas)
@@ -113,15 +118,13 @@ class Batches:
 @torch.no_grad()
 def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> torch.Tensor:
     """Return all pictures' latents, (N, C, h, w) float16; they are kept in ``work/latents.npy``."""
-    path, weights = work / "latents.npy", work / "vae" / "diffusion_pytorch_model.safetensors"
-    if not weights.exists():
-        raise FileNotFoundError(f"{weights} is missing: run `python -m lcm_nb.training autoencoder` first")
+    path = work / "latents.npy"
     data = pictures(work)
     if path.exists():
         latents = torch.from_numpy(np.load(path))
         if len(latents) == len(data):
             return latents
-    vae = AutoencoderTiny.from_pretrained(weights.parent).to(device, memory_format=torch.channels_last).eval()
+    vae = AutoencoderTiny.from_pretrained(work / "vae").to(device, memory_format=torch.channels_last).eval()
     parts = []
     for start in tqdm(range(0, len(data), batch_size), desc="encode"):
         with torch.autocast(device.type, torch.bfloat16):
@@ -137,7 +140,7 @@ def run(settings: Settings) -> Path:
     work = settings.work
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    vae = AutoencoderTiny.from_pretrained(work / "vae")
+    vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"))
     tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
     batches = Batches(work, tokenizer, accelerator.device)
     factor = pictures(work).shape[1] // batches.latents.shape[-1]

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 MAX_TOKENS = 40
-WIDTH = 96  # of each text encoder; the UNet sees both side by side
+WIDTH = 96  # of each text encoder, in heads of 32; the UNet sees both side by side
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -54,7 +54,7 @@ def build_text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTe
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=WIDTH * 4,
-        num_attention_heads=4,
+        num_attention_heads=3,
         projection_dim=WIDTH,
         max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id,

@@ -1,0 +1,36 @@
+"""Last stage: put the trained family where the package ships it from."""
+
+import shutil
+from pathlib import Path
+
+from .loop import Settings, made_by
+
+TARGET = Path(__file__).parents[1] / "mini"
+PARTS = {"base": "teacher", "lcm": "distill", "judge": "judge", "card": "evaluate"}  # folder -> its stage
+LIMIT_MB = 45
+
+
+def run(settings: Settings) -> Path:
+    """Replace ``lcm_nb/mini`` by what the stages left in ``settings.work``; a smoke run leaves it alone.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a stage has not run.
+    ValueError
+        If the files are larger together than the package may carry; nothing is replaced then.
+    """
+    return ship(settings.work, settings.work / "shipped" if settings.smoke else TARGET)
+
+
+def ship(work: Path, target: Path) -> Path:
+    """Copy the parts from ``work`` to ``target``; the card's files go to its top."""
+    folders = {name: made_by(stage, work / name) for name, stage in PARTS.items()}
+    size = sum(file.stat().st_size for folder in folders.values() for file in folder.rglob("*") if file.is_file()) / 1e6
+    if size > LIMIT_MB:
+        raise ValueError(f"the family takes {size:.1f} MB, and the package may carry {LIMIT_MB} MB; make it smaller")
+    shutil.rmtree(target, ignore_errors=True)
+    for name, folder in folders.items():
+        shutil.copytree(folder, target if name == "card" else target / name, dirs_exist_ok=True)
+    print(f"{size:.1f} MB in {target}")
+    return target

@@ -1,0 +1,114 @@
+"""The guide's sections as data, and the checks on what users set."""
+
+import numpy as np
+import pytest
+
+import lcm_nb
+from lcm_nb.recipes import RECIPES, complete, recipe_for
+
+GUIDE = {
+    "prompt": "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
+    "num_inference_steps": 4,
+    "guidance_scale": 8.0,
+    "seed": 0,
+}
+
+REFUSED = [
+    # setting, value, what the message must say besides name and value
+    ("num_inference_steps", 0, "whole number from 1 to 50"),
+    ("num_inference_steps", 51, "whole number from 1 to 50"),
+    ("num_inference_steps", 2.5, "whole number from 1 to 50"),
+    ("num_inference_steps", "4", "whole number from 1 to 50"),
+    ("num_inference_steps", True, "whole number from 1 to 50"),
+    ("num_inference_steps", None, "whole number from 1 to 50"),
+    ("num_inference_steps", float("inf"), "whole number from 1 to 50"),
+    ("num_inference_steps", [1, 2], "whole number from 1 to 50"),
+    ("guidance_scale", 0.5, "number from 1 to 14"),
+    ("guidance_scale", 14.5, "number from 1 to 14"),
+    ("guidance_scale", float("nan"), "number from 1 to 14"),
+    ("guidance_scale", "strong", "number from 1 to 14"),
+    ("seed", -1, "whole number from 0 to 4294967295"),
+    ("seed", 2**32, "whole number from 0 to 4294967295"),
+    ("seed", 10**400, "whole number from 0 to 4294967295"),
+    ("prompt", "", "a text with at least one word"),
+    ("prompt", "  \n", "a text with at least one word"),
+    ("prompt", 7, "a text with at least one word"),
+    ("prompt", ["a cat", "a dog"], "a text with at least one word"),
+]
+
+
+def test_what_is_left_out_comes_from_the_guide():
+    assert complete("text-to-image", {}) == GUIDE
+
+
+def test_what_is_given_stays():
+    given = {"prompt": "a cute fox", "num_inference_steps": 2, "guidance_scale": 3.5, "seed": 9}
+    assert complete("text-to-image", given) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("num_inference_steps", np.int64(8), 8),
+        ("num_inference_steps", 8.0, 8),
+        ("guidance_scale", 3, 3.0),
+        ("guidance_scale", np.float32(2.5), 2.5),
+        ("seed", 2**32 - 1, 2**32 - 1),
+    ],
+)
+def test_numbers_of_other_kinds_become_plain_python_ones(name, value, kept):
+    found = complete("text-to-image", {name: value})[name]
+    assert found == kept
+    assert type(found) is type(GUIDE[name])
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), REFUSED)
+def test_a_refusal_names_setting_value_and_remedy(name, value, remedy):
+    with pytest.raises(ValueError) as refusal:
+        complete("text-to-image", {name: value})
+    message = str(refusal.value)
+    assert message.startswith(f"{name} is {value!r};")
+    assert f"give {'' if name == 'prompt' else 'a '}{remedy}" in message
+
+
+def test_an_unknown_setting_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"no setting 'steps'.*prompt, num_inference_steps, guidance_scale, seed"):
+        complete("text-to-image", {"steps": 4})
+
+
+def test_an_unknown_section_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"no section 'image-to-video'.*text-to-image"):
+        recipe_for("image-to-video")
+
+
+def test_sections_are_public_and_have_recipes():
+    assert "text-to-image" in lcm_nb.SECTIONS
+    assert [recipe_for(section) for section in lcm_nb.SECTIONS] == list(RECIPES.values())
+
+
+def test_recipes_name_the_guides_checkpoints():
+    assert recipe_for("text-to-image").guide == {
+        "base": "stabilityai/stable-diffusion-xl-base-1.0",
+        "unet": "latent-consistency/lcm-sdxl",
+    }
+
+
+def test_defaults_and_slider_ends_lie_in_range():
+    for section in lcm_nb.SECTIONS:
+        for spec in recipe_for(section).settings.values():
+            if not isinstance(spec.default, str):
+                assert spec.low <= spec.default <= (spec.slider_high or spec.high) <= spec.high
+
+
+def test_nothing_can_change_a_recipe():
+    recipe = recipe_for("text-to-image")
+    with pytest.raises(TypeError):
+        RECIPES["mine"] = recipe
+    with pytest.raises(TypeError):
+        recipe.settings["seed"] = None
+    with pytest.raises(TypeError):
+        recipe.guide["unet"] = "elsewhere"
+    with pytest.raises(AttributeError):
+        recipe.title = "Mine"
+    with pytest.raises(AttributeError):
+        recipe.settings["seed"].default = 1

@@ -1,0 +1,361 @@
+"""The training code: its data and its maths, then every stage at a size that only proves that it runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import nn
+
+pytest.importorskip("cv2", reason="opencv is not installed: pip install lcm_nb[training]")
+pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
+
+from lcm_nb.judge import Judge
+from lcm_nb.profiles import DTYPE_ARGUMENT
+from lcm_nb.training import data, distill, loop, scenes, ship, teacher
+from lcm_nb.training.__main__ import STAGES, main
+from lcm_nb.training.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
+
+COUNT = 400  # scenes looked at
+
+
+def write_icons(work) -> None:
+    """Write a coloured shape for every icon that the scenes name, so that nothing is fetched."""
+    names = {*SUBJECTS.values(), *(icon for landscape in scenes.LANDSCAPES.values() for icon in landscape[-1])}
+    bodies = {}
+    for i, name in enumerate(sorted(names)):
+        fill = f"hsl({i * 47 % 360}, 80%, {30 + i % 5 * 10}%)"
+        shape = '<circle cx="16" cy="16" r="14"' if i % 2 else '<rect x="4" y="6" width="24" height="20"'
+        bodies[name] = {"body": f'{shape} fill="{fill}"/>'}
+    folder = work / "icons"
+    folder.mkdir(parents=True)
+    (folder / "icons.json").write_text(json.dumps({"icons": bodies}))
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory):
+    work = tmp_path_factory.mktemp("icons")
+    write_icons(work)
+    return scenes.Painter(data.icons(work))
+
+
+def some(**options):
+    """The first scenes of a stream, with their captions."""
+    return [data.scene_at(5, i, **options) for i in range(COUNT)]
+
+
+# -- scenes and captions ---------------------------------------------------------------
+
+
+def test_a_scene_depends_on_its_seed_and_number_alone():
+    assert data.scene_at(3, 17) == data.scene_at(3, 17)
+    assert data.scene_at(3, 17) != data.scene_at(3, 18)
+    assert data.scene_at(3, 17) != data.scene_at(4, 17)
+
+
+def test_a_picture_depends_on_its_scene_alone(painter):
+    first, second = data.scene_at(3, 17)[0], data.scene_at(3, 18)[0]
+    picture = painter.draw(first)
+    assert (picture.shape, picture.dtype) == ((scenes.CANVAS, scenes.CANVAS, 3), np.uint8)
+    painter.draw(second)
+    assert np.array_equal(painter.draw(first), picture)
+    assert not np.array_equal(painter.draw(second), picture)
+    assert painter.draw(first, 128).shape == (128, 128, 3)
+
+
+def test_held_out_combinations_are_never_trained_on():
+    def combinations(pairs):
+        return {(tuple(sorted(s.subjects)), s.background, s.palette, s.medium) for s, _ in pairs}
+
+    train, held_out = some(), some(held_out=True)
+    assert not any(scene.held_out for scene, _ in train)
+    assert all(scene.held_out for scene, _ in held_out)
+    assert combinations(train).isdisjoint(combinations(held_out))
+    assert {text for _, text in train}.isdisjoint(text for _, text in held_out)
+
+
+def words_for(name: str) -> tuple[str, ...]:
+    return (name, scenes.plural(name), *SYNONYMS.get(name, ()))
+
+
+def missing(scene, text: str) -> list[str]:
+    """What the scene shows on purpose and its caption does not name."""
+    named = [(name, words_for(name)) for name in scene.subjects]
+    named += [(colour, (colour,)) for colour in scene.colours if colour]
+    if scene.background_named:
+        named.append((scene.background, SETTINGS.get(scene.background, (scene.background,))))
+    if scene.palette:
+        named.append((scene.palette, PALETTES[scene.palette]))
+    if scene.medium:
+        named.append((scene.medium, MEDIUMS[scene.medium]))
+    return [label for label, words in named if not any(word in text for word in words)]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_captions_name_what_the_scene_shows(held_out):
+    wrong = [(scene, text) for scene, text in some(held_out=held_out) if missing(scene, text)]
+    assert wrong == []
+
+
+def test_held_out_captions_always_name_the_background():
+    assert all(scene.background_named for scene, _ in some(held_out=True))
+
+
+def test_the_family_is_as_large_as_was_asked_for():
+    assert len(SUBJECTS) >= 100
+    assert (len(SETTINGS), len(BACKGROUNDS) - len(SETTINGS), len(PALETTES), len(MEDIUMS)) == (10, 12, 6, 3)
+    assert "papercut" not in json.dumps([text for _, text in some()])  # a later LoRA brings it
+
+
+def test_labels_are_indices_into_the_judges_classes():
+    for scene, _ in some()[:50]:
+        row = scenes.labels(scene)
+        assert tuple(list(SUBJECTS)[i] for i in row["subjects"]) == scene.subjects
+        assert BACKGROUNDS[row["background"]] == scene.background
+        assert (None, *PALETTES)[row["palette"]] == scene.palette
+        assert (None, *MEDIUMS)[row["medium"]] == scene.medium
+
+
+def test_without_npm_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="npm is not installed; install it, or unpack .*fluent-emoji-flat"):
+        data.icons(tmp_path)
+
+
+# -- the maths of distillation ---------------------------------------------------------
+
+
+def test_the_boundary_condition_holds_at_zero_and_matches_the_scheduler():
+    c_skip, c_out = distill.boundary_scalings(torch.tensor([0, 19, 999]))
+    assert (c_skip[0].item(), c_out[0].item()) == (1.0, 0.0)
+    scheduler = LCMScheduler.from_config(teacher.SCHEDULE)
+    for i, t in enumerate((0, 19, 999)):
+        expected = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(float(t)))
+        torch.testing.assert_close((c_skip[i].squeeze(), c_out[i].squeeze()), expected)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return teacher.build_unet(AutoencoderTiny(latent_channels=4)).eval()
+
+
+def inputs(count: int = 2):
+    """Latents and text conditions of random numbers."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape):
+        return torch.randn(shape, generator=generator)
+
+    width = teacher.text.WIDTH
+    condition = dict(
+        encoder_hidden_states=noise(count, 8, 2 * width),
+        added_cond_kwargs=dict(text_embeds=noise(count, width), time_ids=torch.full((count, 6), 128)),
+    )
+    return noise(count, 4, 16, 16), condition
+
+
+@torch.no_grad()
+def test_a_new_student_is_its_teacher_whatever_the_guidance(unet):
+    z, condition = inputs()
+    t = torch.tensor([19, 999])
+    student = distill.student_of(unet)
+    assert student.config.time_cond_proj_dim == distill.W_WIDTH
+    expected = unet(z, t, **condition).sample
+    for w in (1.0, 13.0):
+        found = student(z, t, timestep_cond=distill.embed_w(torch.full((2,), w)), **condition).sample
+        torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+def test_the_consistency_function_at_zero_is_the_identity(unet):
+    z, condition = inputs()
+    module = distill.Distillation(teacher.Teacher(nn.Identity(), nn.Identity(), unet, 128))
+    w = distill.embed_w(torch.tensor([3.0, 7.0]))
+    assert torch.equal(module.consistency(module.student, z, torch.zeros(2, dtype=torch.long), w, condition), z)
+    elsewhere = module.consistency(module.student, z, torch.full((2,), 499), w, condition)
+    assert not torch.allclose(elsewhere, z, atol=0.1)
+
+
+@torch.no_grad()
+def test_the_target_follows_the_student_slowly(unet):
+    module = distill.Distillation(teacher.Teacher(nn.Identity(), nn.Identity(), unet, 128))
+    before = module.target.conv_in.weight.clone()
+    module.student.conv_in.weight.add_(1.0)
+    module.update_target(decay=0.75)
+    torch.testing.assert_close(module.target.conv_in.weight, before + 0.25)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0, 14.0])
+def test_guidance_is_embedded_as_the_pipeline_does(studio, scale):
+    seen = []
+    hook = studio.pipe.unet.register_forward_hook(
+        lambda module, arguments, options, output: seen.append(options["timestep_cond"].float().cpu()), with_kwargs=True
+    )
+    with hook:
+        studio.generate(num_inference_steps=1, guidance_scale=scale)
+    expected = distill.embed_w(torch.tensor([scale - 1])).to(studio.checkpoints.dtype).float()
+    assert torch.equal(seen[0], expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_guidance_is_embedded_where_its_argument_is():
+    w = torch.tensor([7.0])
+    torch.testing.assert_close(distill.embed_w(w.cuda()).cpu(), distill.embed_w(w))
+
+
+def test_pseudo_huber_is_square_near_zero_and_linear_far_away():
+    c = distill.HUBER_C
+    zero = torch.zeros(3)
+    assert distill.pseudo_huber(zero, zero).item() == 0
+    near, far = torch.full((3,), c / 10), torch.full((3,), 1000 * c)
+    assert distill.pseudo_huber(near, zero).item() == pytest.approx((c / 10) ** 2 / (2 * c), rel=0.01)
+    assert distill.pseudo_huber(far, zero).item() == pytest.approx(999 * c, rel=0.001)
+    assert distill.pseudo_huber(near, far).item() == distill.pseudo_huber(far, near).item()
+
+
+@pytest.mark.parametrize("t", [999, 499, 19])
+def test_the_solver_is_ddim_with_a_stride_of_twenty(t):
+    z, _ = inputs(1)
+    velocity = torch.randn(z.shape, generator=torch.Generator().manual_seed(2))
+    scheduler = DDIMScheduler.from_config(teacher.SCHEDULE)
+    scheduler.set_timesteps(50)
+    assert t in scheduler.timesteps
+    expected = scheduler.step(velocity, t, z, eta=0.0).prev_sample
+    schedule, now = distill.Schedule(), torch.tensor([t])
+    clean, noise = schedule.clean_and_noise(z, now, velocity)
+    found = schedule.ddim_step(clean, noise, (now - distill.SKIP).clamp(min=0))
+    torch.testing.assert_close(found, expected)
+
+
+# -- the loop --------------------------------------------------------------------------
+
+
+def run_loop(work, *, steps: int, resume: bool = False):
+    """Train a line through the loop; return how often its loss was asked for, and its first weight then."""
+    torch.manual_seed(0)
+    seen = []
+
+    def loss_of(module, generator):
+        seen.append(module.weight.item())
+        return (module(torch.ones_like(module.weight)) - 10).square().mean()
+
+    settings = loop.Settings(work, steps=steps, batch_size=2, learning_rate=0.5, resume=resume)
+    loop.train("line", nn.Linear(1, 1), loss_of, settings, loop.make_accelerator())
+    return seen, json.loads((work / "line" / "state.json").read_text())
+
+
+def test_resume_continues_where_the_last_sitting_ended(tmp_path):
+    first, state = run_loop(tmp_path, steps=3)
+    assert (len(first), state["step"], state["samples"]) == (3, 3, 6)
+    second, state = run_loop(tmp_path, steps=5, resume=True)
+    assert (len(second), state["step"], state["samples"]) == (2, 5, 10)
+    assert second[0] not in first  # the weights went on, too
+    nothing, state = run_loop(tmp_path, steps=5, resume=True)
+    assert (nothing, state["step"]) == ([], 5)
+
+
+def test_without_resume_a_stage_starts_over(tmp_path):
+    first, _ = run_loop(tmp_path, steps=3)
+    again, state = run_loop(tmp_path, steps=3)
+    assert again == first
+    assert state["step"] == 3
+
+
+# -- every stage, end to end -----------------------------------------------------------
+
+
+def stage(name: str, work, *options: str) -> None:
+    command = [sys.executable, "-m", "lcm_nb.training", name, "--smoke", "--work", str(work), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, environment):
+    """A working folder in which every stage has run at its smallest size."""
+    work = tmp_path_factory.mktemp("work")
+    write_icons(work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+        for name in STAGES:
+            stage(name, work)
+    return work
+
+
+def test_stages_come_in_the_order_in_which_they_need_each_other():
+    assert list(STAGES) == ["data", "autoencoder", "teacher", "distill", "judge", "evaluate", "ship"]
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "teacher", "distill", "evaluate", "ship"])
+def test_a_stage_without_what_it_needs_says_what_to_run(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"is missing: run `python -m lcm_nb\.training \w+` first"):
+        main([name, "--smoke", "--work", str(tmp_path)])
+
+
+def test_data_are_pictures_captions_and_labels(work):
+    captions = data.captions(work)
+    labels = json.loads((work / "data" / "labels.json").read_text())
+    assert data.pictures(work).shape == (len(captions), scenes.CANVAS, scenes.CANVAS, 3)
+    assert len(labels) == len(captions) > 0
+    assert captions[7] == data.scene_at(0, 7)[1]
+
+
+def test_the_trained_parts_run_the_guides_code(work):
+    loading = {"use_safetensors": True, DTYPE_ARGUMENT: torch.float32}
+    unet = UNet2DConditionModel.from_pretrained(work / "lcm", **loading)
+    pipe = StableDiffusionXLPipeline.from_pretrained(work / "base", unet=unet, **loading)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    image = pipe("a cute fox", num_inference_steps=2, guidance_scale=8.0, generator=torch.manual_seed(0)).images[0]
+    assert image.size == (scenes.CANVAS, scenes.CANVAS)
+    assert pipe.vae.config.scaling_factor == 1.0
+    assert unet.config.time_cond_proj_dim == distill.W_WIDTH
+
+
+def test_the_judge_names_what_it_sees(work):
+    judge = Judge.from_pretrained(work / "judge", **{DTYPE_ARGUMENT: torch.float32}).eval()
+    found = judge.describe(Image.new("RGB", (256, 256), "red"), count=2)
+    assert len(found["subjects"]) == 2
+    assert found["background"] in BACKGROUNDS
+
+
+def test_evaluate_writes_the_card(work):
+    figures = json.loads((work / "card" / "figures.json").read_text())
+    card = (work / "card" / "MODEL_CARD.md").read_text()
+    assert {row["sampler"] for row in figures["table"]} == {"LCM", "DDIM", "DPM-Solver++"}
+    assert all(0 <= row["subject"] <= 1 and row["seconds"] > 0 for row in figures["table"])
+    assert card.startswith("---") or card.startswith("# ")
+    for word in ("LCM", "DDIM", "DPM-Solver++", "Fluent Emoji", "MIT"):
+        assert word in card
+    Image.open(work / "card" / "contact_sheet.jpg").verify()
+
+
+def test_resume_on_the_command_line_continues_a_stage(work, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge*", "card"))
+    before = json.loads((copy / "distill" / "state.json").read_text())
+    steps, count = before["step"] + 1, before["samples"]
+    main(["distill", "--smoke", "--work", str(copy), "--resume", "--steps", str(steps), "--batch-size", "1"])
+    after = json.loads((copy / "distill" / "state.json").read_text())
+    assert (after["step"], after["samples"]) == (steps, count + 1)
+
+
+def test_ship_copies_the_family_and_its_card(work):
+    shipped = work / "shipped"
+    for part in ("base/unet", "lcm", "judge"):
+        name = "diffusion_pytorch_model.safetensors"
+        assert (shipped / part / name).read_bytes() == (work / part / name).read_bytes()
+    assert {"MODEL_CARD.md", "figures.json", "contact_sheet.jpg"} <= {path.name for path in shipped.iterdir()}
+
+
+def test_ship_refuses_a_family_that_is_too_large(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "LIMIT_MB", 1)
+    target = tmp_path / "mini"
+    target.mkdir()
+    with pytest.raises(ValueError, match="may carry 1 MB"):
+        ship.ship(work, target)
+    assert target.is_dir()  # nothing was replaced
