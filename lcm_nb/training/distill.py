@@ -1,8 +1,10 @@
 """Stage 3: latent consistency distillation (LCD).
 
 Reference: Luo et al., "Latent Consistency Models", 2023, arXiv:2310.04378, section 4 and
-algorithm 1. Symbols as there: z latents, c the caption, w the guidance weight, k the
-number of skipped timesteps, Psi the ODE solver (DDIM), f the consistency function.
+algorithm 1; "Eq." below means its equations. Symbols as there: z latents, c the caption,
+w (omega) the guidance weight, k the number of skipped timesteps, Psi the ODE solver (DDIM),
+f the consistency function, theta the student and theta^- its moving average. The paper's
+768-pixel model predicts v, as ours does; with v the clean latent is alpha z - sigma v.
 """
 
 import copy
@@ -26,7 +28,7 @@ TARGET_DECAY = 0.95
 
 
 def boundary_scalings(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return c_skip and c_out, (B, 1, 1, 1) each: f(z, 0) = z must hold whatever the network says."""
+    """Return c_skip and c_out of Eq. 9, (B, 1, 1, 1) each: f(z, 0) = z whatever the network says."""
     scaled = TIMESTEP_SCALING * t.float()[:, None, None, None]
     c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
     c_out = scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
@@ -77,7 +79,7 @@ class Distillation(nn.Module):
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
     def consistency(self, unet, z, t, w_embedding, condition) -> torch.Tensor:
-        """f(z, w, c, t) = c_skip z + c_out x0."""
+        """Eq. 9 with w as in section 4.2: f(z, w, c, t) = c_skip z + c_out x0."""
         velocity = unet(z, t, timestep_cond=w_embedding, **condition).sample
         clean, _ = self.schedule.clean_and_noise(z, t, velocity)
         c_skip, c_out = boundary_scalings(t)
@@ -85,7 +87,10 @@ class Distillation(nn.Module):
 
     @torch.no_grad()
     def guided_solver_step(self, z, t, t_next, w, condition, empty) -> torch.Tensor:
-        """One step of the augmented probability-flow ODE: (1 + w) Psi(c) - w Psi(empty)."""
+        """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
+
+        Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
+        """
         both = {
             "encoder_hidden_states": torch.cat([condition["encoder_hidden_states"], empty["encoder_hidden_states"]])
         }
@@ -107,11 +112,11 @@ class Distillation(nn.Module):
             w_embedding = embed_w(w)
             goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
         prediction = self.consistency(self.student, z, t, w_embedding, condition)
-        return pseudo_huber(prediction, goal)
+        return pseudo_huber(prediction, goal)  # Eq. 16
 
     @torch.no_grad()
     def update_target(self, decay: float = TARGET_DECAY) -> None:
-        """theta^- <- mu theta^- + (1 - mu) theta."""
+        """Algorithm 1, last line: theta^- <- mu theta^- + (1 - mu) theta."""
         torch._foreach_lerp_(list(self.target.parameters()), list(self.student.parameters()), 1 - decay)
 
 
