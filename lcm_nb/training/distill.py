@@ -16,8 +16,8 @@ from diffusers.pipelines.latent_consistency_models import LatentConsistencyModel
 from torch import nn
 
 from .data import pictures
-from .loop import Settings, made_by, make_accelerator, train
-from .teacher import SCHEDULE, Batches, Teacher
+from .loop import FLOAT32, Settings, made_by, make_accelerator, train
+from .teacher import SCHEDULE, Batches, Teacher, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
 W_RANGE = (1.0, 13.0)  # guidance_scale - 1
@@ -86,16 +86,21 @@ class Distillation(nn.Module):
         return c_skip * z + c_out * clean
 
     @torch.no_grad()
-    def guided_solver_step(self, z, t, t_next, w, condition, empty) -> torch.Tensor:
+    def guided_solver_step(self, z, t, t_next, w, condition) -> torch.Tensor:
         """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
 
         Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
         """
-        both = {
-            "encoder_hidden_states": torch.cat([condition["encoder_hidden_states"], empty["encoder_hidden_states"]])
-        }
-        added = {k: torch.cat([v, empty["added_cond_kwargs"][k]]) for k, v in condition["added_cond_kwargs"].items()}
-        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), added_cond_kwargs=added, **both).sample
+        states, added = condition["encoder_hidden_states"], condition["added_cond_kwargs"]
+        pooled, time_ids = added["text_embeds"], added["time_ids"]
+        velocity = self.teacher.unet(
+            torch.cat([z, z]),
+            torch.cat([t, t]),
+            encoder_hidden_states=torch.cat([states, torch.zeros_like(states)]),  # zeros are SDXL's empty prompt
+            added_cond_kwargs=dict(
+                text_embeds=torch.cat([pooled, torch.zeros_like(pooled)]), time_ids=torch.cat([time_ids, time_ids])
+            ),
+        ).sample
         conditional, unconditional = velocity.float().chunk(2)
         w = w[:, None, None, None]
         clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
@@ -106,9 +111,9 @@ class Distillation(nn.Module):
         t_next = (t - SKIP).clamp(min=0)  # t_n
         keep = torch.ones(len(ids), device=ids.device)
         with torch.no_grad():
-            condition, empty = self.teacher.condition(ids, keep), self.teacher.condition(ids, 0 * keep)
+            condition = self.teacher.condition(ids, keep)
             z = self.schedule.add_noise(latents, noise, t)
-            z_next = self.guided_solver_step(z, t, t_next, w, condition, empty)
+            z_next = self.guided_solver_step(z, t, t_next, w, condition)
             w_embedding = embed_w(w)
             goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
         prediction = self.consistency(self.student, z, t, w_embedding, condition)
@@ -137,7 +142,7 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def load_teacher(folder: Path, pixels: int) -> tuple[Teacher, StableDiffusionXLPipeline]:
     """Return the trained teacher of a saved pipeline, in float32, and that pipeline."""
-    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", folder))
+    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", folder), **FLOAT32)
     pipe.unet.to(memory_format=torch.channels_last)
     return Teacher(pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pixels), pipe
 
@@ -150,6 +155,7 @@ def run(settings: Settings) -> Path:
     teacher, pipe = load_teacher(work / "base", pictures(work).shape[1])
     batches = Batches(work, pipe.tokenizer, accelerator.device)
     module = Distillation(teacher)
+    use_fast_attention([teacher.unet, module.student, module.target], [teacher.first, teacher.second])
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)

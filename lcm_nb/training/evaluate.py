@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..judge import Judge
 from . import data
 from .judge import right
-from .loop import Settings, made_by
+from .loop import FLOAT32, Settings, made_by
 from .scenes import Painter, labels
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
@@ -43,8 +43,8 @@ HEADS = ("subject", "background", "palette", "medium")
 
 def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
     """Return the LCM and its teacher under two solvers, in float32."""
-    base = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"))
-    lcm = UNet2DConditionModel.from_pretrained(made_by("distill", work / "lcm"))
+    base = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"), **FLOAT32)
+    lcm = UNet2DConditionModel.from_pretrained(made_by("distill", work / "lcm"), **FLOAT32)
     parts = {k: v for k, v in base.components.items() if k not in ("unet", "scheduler")}
     config = base.scheduler.config
     pipes = {
@@ -162,9 +162,11 @@ def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS, samplers:
 MEMORY_PROBE = """
 import resource, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-work = sys.argv[1]
-unet = UNet2DConditionModel.from_pretrained(work + "/lcm")
-pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet)
+from lcm_nb.profiles import DTYPE_ARGUMENT
+
+work, loading = sys.argv[1], {DTYPE_ARGUMENT: torch.float32}
+unet = UNet2DConditionModel.from_pretrained(work + "/lcm", **loading)
+pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet, **loading)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 pipe("a cute fox", num_inference_steps=4, guidance_scale=8.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

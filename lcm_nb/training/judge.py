@@ -84,7 +84,7 @@ def run(settings: Settings) -> Path:
         batch = images[picks].to(accelerator.device).permute(0, 3, 1, 2).float() / 255
         return module(augment(batch, generator), {k: v[picks].to(accelerator.device) for k, v in targets.items()})
 
-    train("judge", module, loss_of, settings, accelerator)
+    train("judge-training", module, loss_of, settings, accelerator)
     judge = module.judge.cpu().eval()
     figures = check(judge, work, checks, settings.seed)
     folder = work / "judge"

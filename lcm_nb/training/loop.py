@@ -13,6 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from ..profiles import DTYPE_ARGUMENT
+
+# Loading in single precision, whatever the files hold.
+FLOAT32 = {DTYPE_ARGUMENT: torch.float32}
+
 
 @dataclass
 class Settings:

@@ -54,16 +54,21 @@ def build_unet(vae: AutoencoderTiny, **overrides) -> UNet2DConditionModel:
     return UNet2DConditionModel(**config | overrides)
 
 
+def use_fast_attention(unets: list, encoders: list) -> None:
+    """On a CPU, and on so few tokens, train with plain products: the fused kernel's gradient is slower."""
+    if not torch.cuda.is_available():
+        for unet in unets:
+            unet.set_attn_processor(AttnProcessor())
+        for encoder in encoders:
+            encoder.set_attn_implementation("eager")
+
+
 class Teacher(nn.Module):
     """Text encoders and UNet; calling it gives the training loss of a batch."""
 
     def __init__(self, first, second, unet: UNet2DConditionModel, pixels: int):
         super().__init__()
         self.first, self.second, self.unet = first, second, unet
-        if not torch.cuda.is_available():  # on so few tokens the plain products are faster on a CPU
-            unet.set_attn_processor(AttnProcessor())
-            for encoder in (first, second):
-                encoder.set_attn_implementation("eager")
         scheduler = DDIMScheduler(**SCHEDULE)
         alphas = scheduler.alphas_cumprod
         snr = alphas / (1 - alphas)
@@ -146,6 +151,7 @@ def run(settings: Settings) -> Path:
     factor = pictures(work).shape[1] // batches.latents.shape[-1]
     unet = build_unet(vae, sample_size=batches.latents.shape[-1]).to(memory_format=torch.channels_last)
     teacher = Teacher(*text.build_text_encoders(tokenizer), unet, batches.latents.shape[-1] * factor)
+    use_fast_attention([unet], [teacher.first, teacher.second])
     if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
         teacher.load_pipeline(work / "base")  # a base without its optimizer state is a start, too
     ema = train(
