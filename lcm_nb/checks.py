@@ -59,9 +59,7 @@ def evaluations(lcm: int | None, ddim: int | None, *, lcm_steps: int = 4, ddim_s
     return _right(f"{truth[0]} against {truth[1]}: the LCM needs {truth[1] / truth[0]:g} times fewer.")
 
 
-def recognised(
-    prompt: str | None, *, subject: str, background: str, seeds: Sequence[int] = (0, 1, 2, 3), least: int = 2
-) -> bool:
+def recognised(prompt: str | None, *, seeds: Sequence[int] = (0, 1, 2, 3), least: int = 2, **wanted: str) -> bool:
     """Check that the judge sees what a prompt was to draw (exercise E1.3).
 
     The mini family draws the prompt once for each seed, whatever the notebook's profile,
@@ -71,22 +69,26 @@ def recognised(
     ----------
     prompt
         The answer.
-    subject, background
-        What the judge must see, in words of ``lcm_nb.judge``.
     seeds, least
         Seeds to draw with, and how many of the pictures must be right.
+    wanted
+        What the judge must see, in words of ``lcm_nb.judge``: one or more of ``subject``,
+        ``background``, ``palette`` and ``medium``.
     """
-    wanted = f"{subject} on {background}"
     if _untouched(prompt):
-        return _hint(f"name what the picture is to show: {wanted}.")
+        return _hint(f"name what the picture is to show: {_words(wanted)}.")
     if not isinstance(prompt, str) or not prompt.strip():
         return _not_yet(f"{prompt!r} is no prompt; write a text with at least one word.")
-    seen = [_seen(prompt, seed) for seed in seeds]
+    seen = [{name: _seen(prompt, seed)[name] for name in wanted} for seed in seeds]
     hits = seen.count(wanted)
-    report = f"the judge sees {wanted} in {hits} of {len(seeds)} pictures"
+    report = f"the judge sees {_words(wanted)} in {hits} of {len(seeds)} pictures"
     if hits < least:
-        return _not_yet(f"{report}, and {'; '.join(seen)}. Name the subject and the background, and little else.")
+        return _not_yet(f"{report}, but {'; '.join(map(_words, seen))}. Name what is wanted, and little else.")
     return _right(f"{report}.")
+
+
+def _words(labels: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in labels.items())
 
 
 def _schedule(num_inference_steps: int) -> list[int]:
@@ -126,10 +128,11 @@ def _teacher():
     return pipe
 
 
-def _seen(prompt: str, seed: int) -> str:
-    """Return what the judge sees in the mini family's picture, e.g. "fox on snow"."""
+@lru_cache
+def _seen(prompt: str, seed: int) -> dict[str, str]:
+    """Return what the judge sees in the mini family's picture, by kind of label."""
     found = _judge().describe(_studio().generate(prompt=prompt, seed=seed).image)
-    return f"{found['subjects'][0]} on {found['background']}"
+    return {"subject": found.pop("subjects")[0], **found}
 
 
 @lru_cache

@@ -160,7 +160,7 @@ def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS, samplers:
 
 
 MEMORY_PROBE = """
-import resource, sys, torch
+import re, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from lcm_nb.profiles import DTYPE_ARGUMENT
 
@@ -169,12 +169,15 @@ unet = UNet2DConditionModel.from_pretrained(work + "/lcm", **loading)
 pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet, **loading)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 pipe("a cute fox", num_inference_steps=4, guidance_scale=8.0)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
 
 def peak_memory(work: Path) -> float:
-    """Return the peak resident memory in MB of a fresh process that draws one picture."""
+    """Return the peak resident memory in MB of a fresh process that draws one picture (Linux).
+
+    Not from getrusage: a child that was forked from a larger process reports that one's peak.
+    """
     command = [sys.executable, "-c", MEMORY_PROBE, str(work)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(output.strip().splitlines()[-1])
