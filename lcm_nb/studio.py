@@ -246,10 +246,10 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
             "The guide profile is not ready yet. Use lcm_nb.load(section, profile='mini'), "
             "or set the environment variable LCM_NB_PROFILE=mini."
         )
-    unet = UNet2DConditionModel.from_pretrained(names.unet, use_safetensors=True, **names.loading)
-    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, use_safetensors=True, **names.loading).to(
-        names.device
-    )
+    with _no_loading_bars():
+        unet = UNet2DConditionModel.from_pretrained(names.unet, use_safetensors=True, **names.loading)
+        pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, use_safetensors=True, **names.loading)
+    pipe = pipe.to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return Studio(section, pipe, names)
