@@ -1,11 +1,10 @@
 """``lcm-nb info`` and ``lcm-nb draw "a cute fox"``: the package from a terminal."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from .recipes import RECIPES, complete
+from .recipes import RECIPES, complete, slug
 
 SECTION = "text-to-image"
 
@@ -54,18 +53,13 @@ def _info(arguments: argparse.Namespace) -> None:
 def _draw(arguments: argparse.Namespace) -> None:
     names = ("prompt", "num_inference_steps", "guidance_scale", "seed")
     settings = complete(SECTION, {name: getattr(arguments, name) for name in names})  # refuses before models load
-    path = arguments.output or Path(_file_name(arguments.prompt))
+    path = arguments.output or Path(f"{slug(arguments.prompt)}.png")
 
     from .studio import load
 
     result = load(SECTION, profile="mini").generate(**settings)
     print(result.save(path))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
-
-
-def _file_name(prompt: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-")
-    return f"{slug or 'picture'}.png"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import contextvars
 import html
 import io
 import random
-import re
 import threading
 import weakref
 from collections import deque
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from .recipes import Setting
+from .recipes import Setting, slug
 
 HISTORY = 6  # pictures kept to go back to
 THUMBNAIL = 112  # pixels
@@ -342,9 +341,9 @@ def _shorten(text: str, length: int) -> str:
 
 
 def _free_name(settings: dict) -> Path:
-    slug = re.sub(r"[^a-z0-9]+", "-", str(settings.get("prompt", "picture")).lower()).strip("-")[:40] or "picture"
-    path = Path(f"{slug}-seed{settings.get('seed', 0)}.png")
+    stem = f"{slug(str(settings.get('prompt', 'picture')))}-seed{settings.get('seed', 0)}"
+    path = Path(f"{stem}.png")
     number = 2
     while path.exists():
-        path, number = Path(f"{slug}-seed{settings.get('seed', 0)}-{number}.png"), number + 1
+        path, number = Path(f"{stem}-{number}.png"), number + 1
     return path

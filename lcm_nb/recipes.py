@@ -1,5 +1,6 @@
 """What each section of the guide runs, as frozen data: settings, ranges and checkpoints."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -115,3 +116,8 @@ def _checked(name: str, spec: Setting, value: object) -> object:
 
 def _limit(spec: Setting) -> str:
     return str(spec.high) if isinstance(spec.high, int) else f"{spec.high:g}"
+
+
+def slug(prompt: str) -> str:
+    """Return a prompt as the stem of a file name: at most 40 of a-z, 0-9 and "-"."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "picture"

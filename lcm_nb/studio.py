@@ -192,9 +192,7 @@ class Studio:
         settings, names = complete(self.section, settings), self.checkpoints
         loading = "".join(f", {name}={value!r}" for name, value in names.loading.items())
         return f"""\
-import diffusers
 import torch
-import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 unet = UNet2DConditionModel.from_pretrained(
