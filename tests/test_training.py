@@ -227,7 +227,7 @@ def test_the_solver_is_ddim_with_a_stride_of_twenty(t):
     scheduler.set_timesteps(50)
     assert t in scheduler.timesteps
     expected = scheduler.step(velocity, t, z, eta=0.0).prev_sample
-    schedule, now = distill.Schedule(), torch.tensor([t])
+    schedule, now = teacher.Schedule(), torch.tensor([t])
     clean, noise = schedule.clean_and_noise(z, now, velocity)
     found = schedule.ddim_step(clean, noise, (now - distill.SKIP).clamp(min=0))
     torch.testing.assert_close(found, expected)
@@ -258,6 +258,25 @@ def test_resume_continues_where_the_last_sitting_ended(tmp_path):
     assert second[0] not in first  # the weights went on, too
     nothing, state = run_loop(tmp_path, steps=5, resume=True)
     assert (nothing, state["step"]) == ([], 5)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "learning_rate_factor", lambda step, progress: 1.0)  # it follows the budget
+
+    def run(name, steps, resume=False):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 24, 3), nn.Conv2d(24, 24, 3), nn.Flatten(), nn.Linear(24, 32))
+        images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+        settings = loop.Settings(tmp_path, steps=steps, learning_rate=1e-2, resume=resume)
+        ema = loop.train(name, module, lambda m, _: m(images).square().mean(), settings, loop.make_accelerator())
+        return {**module.state_dict(), **{f"ema.{k}": v for k, v in ema.values.items()}}
+
+    whole = run("whole", 6)
+    run("halves", 3)
+    halves = run("halves", 6, resume=True)
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    start = run("start", 1)
+    assert not any(torch.equal(whole[name], start[name]) for name in whole)  # every kind of layer was trained
 
 
 def test_without_resume_a_stage_starts_over(tmp_path):

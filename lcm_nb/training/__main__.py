@@ -1,7 +1,8 @@
 """``python -m lcm_nb.training STAGE``: one command for each stage of the mini family.
 
-Stages build on each other in the order data, autoencoder, teacher, distill; the judge
-needs only the icons; evaluate needs all, and ship puts the result into the package.
+Stages build on each other in the order data, autoencoder, teacher, distill; geometry
+needs only the data (its minutes count for each shape of latents), the judge only the
+icons; evaluate needs all, and ship puts the result into the package.
 Everything lives in one working folder.
 """
 
@@ -15,7 +16,8 @@ from .loop import Settings
 # stage -> defaults; each stage is a module of this package with run(settings)
 STAGES = {
     "data": dict(steps=60_000),
-    "autoencoder": dict(minutes=60, batch_size=16, learning_rate=8e-4),
+    "geometry": dict(minutes=10, batch_size=16, learning_rate=1.5e-3),
+    "autoencoder": dict(minutes=90, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=240, batch_size=64, learning_rate=8e-4),
     "distill": dict(minutes=60, batch_size=48, learning_rate=3e-4),
     "judge": dict(minutes=12, batch_size=64, learning_rate=2e-3),
@@ -25,6 +27,7 @@ STAGES = {
 # sizes that only prove that a stage runs
 SMOKE = {
     "data": dict(steps=96),
+    "geometry": dict(steps=2, minutes=math.inf, batch_size=2),
     "autoencoder": dict(steps=4, minutes=math.inf, batch_size=2),
     "teacher": dict(steps=3, minutes=math.inf, batch_size=4),
     "distill": dict(steps=3, minutes=math.inf, batch_size=4),
@@ -48,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="start of all random numbers (default 0)")
     parser.add_argument("--resume", action="store_true", default=None, help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
-    parser.add_argument("--factor", type=int, choices=(8, 16), help="autoencoder: pixels a latent (default 16)")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     stage = given.pop("stage")
     defaults = STAGES[stage] | (SMOKE[stage] if given.get("smoke") else {})

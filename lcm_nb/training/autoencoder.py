@@ -16,7 +16,7 @@ from .loop import Settings, make_accelerator, train
 CROP = 96
 PICTURES = 8_000
 HELD_OUT = 64  # the first pictures only measure
-GEOMETRIES = {  # downscaling factor -> constructor arguments; the card says how the choice was made
+GEOMETRIES = {  # downscaling factor -> constructor arguments; stage "geometry" compares them
     8: dict(
         latent_channels=4,
         encoder_block_out_channels=(48,) * 4,
@@ -72,40 +72,38 @@ class Autoencoding(torch.nn.Module):
         return reconstruction_loss(self.vae.decoder(noisy), images) + 0.02 * spread
 
 
+def load_pictures(work: Path) -> np.ndarray:
+    """Return the pictures that autoencoders see, in memory: crops are read at random."""
+    return np.array(pictures(work)[:PICTURES])
+
+
+def fit(name: str, module: Autoencoding, data: np.ndarray, crop: int, settings: Settings, share: float = 1.0) -> float:
+    """Train on random crops for a ``share`` of the budget, keep the averaged weights; return the PSNR in dB."""
+    accelerator, held_out = make_accelerator(), as_images(data[:HELD_OUT])
+
+    def loss_of(module, generator):
+        return module(_crops(data, settings.batch_size, crop, generator).to(accelerator.device))
+
+    def report():
+        return {"psnr": psnr(module.vae, held_out)}
+
+    budget = dict(minutes=settings.minutes * share, steps=max(int(settings.steps * share), 1))
+    train(name, module, loss_of, replace(settings, **budget), accelerator, report=report).copy_to(module)
+    return psnr(module.vae, held_out)
+
+
 def run(settings: Settings) -> Path:
     """Train both halves, normalise the latents, train the decoder on; save to ``work/vae``."""
-    factor = settings.factor
     torch.manual_seed(settings.seed)
-    accelerator = make_accelerator()
-    data = np.array(pictures(settings.work)[:PICTURES])  # in memory: crops are read at random
-    held_out = as_images(data[:HELD_OUT])
-    module = Autoencoding(build(factor), noise=0.1).to(memory_format=torch.channels_last)
-
-    def phase(name, share, crop, batch_size):
-        def loss_of(module, generator):
-            return module(_crops(data, batch_size, crop, generator).to(accelerator.device))
-
-        budget = dict(minutes=settings.minutes * share, steps=max(int(settings.steps * share), 1))
-        ema = train(
-            f"{name}-f{factor}",
-            module,
-            loss_of,
-            replace(settings, batch_size=batch_size, **budget),
-            accelerator,
-            report=lambda: {"psnr": psnr(module.vae, held_out)},
-        )
-        ema.copy_to(module)
-
-    folder = settings.work / ("vae" if factor == 16 else f"vae-f{factor}")
-    phase("autoencoder", 0.6, CROP, settings.batch_size)
-    normalise(module.vae, as_images(data[-512:]).to(accelerator.device))
+    data, folder = load_pictures(settings.work), settings.work / "vae"
+    module = Autoencoding(build(), noise=0.1)
+    fit("autoencoder", module, data, CROP, settings, share=0.6)
+    normalise(module.vae, as_images(data[-512:]))
     save(module.vae, folder)  # from here on the encoder is final: the next stages may start
     module.vae.encoder.requires_grad_(False)
     module.noise = 0.05
-    phase("decoder", 0.4, CROP + 32, settings.batch_size // 2)
+    fit("decoder", module, data, CROP + 32, replace(settings, batch_size=settings.batch_size // 2), share=0.4)
     save(module.vae, folder)
-    figures = {"psnr": psnr(module.vae, held_out), "parameters": sum(p.numel() for p in module.parameters())}
-    (folder / "figures.json").write_text(json.dumps(figures))
     return folder
 
 
@@ -117,7 +115,8 @@ def normalise(vae: AutoencoderTiny, images: torch.Tensor) -> None:
     scaling factor 1.0 is right. The decoder's change is exact but for its soft clamp
     and its zero padding at the border, which the training that follows corrects.
     """
-    latents = torch.cat([vae.encoder(batch) for batch in images.split(32)])
+    device = next(vae.parameters()).device
+    latents = torch.cat([vae.encoder(batch.to(device)) for batch in images.split(32)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
     last.weight.div_(std[:, None, None, None])

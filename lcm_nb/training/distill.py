@@ -11,13 +11,13 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
 from .data import pictures
 from .loop import FLOAT32, Settings, made_by, make_accelerator, train
-from .teacher import SCHEDULE, Batches, Teacher, use_fast_attention
+from .teacher import Batches, Teacher, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
 W_RANGE = (1.0, 13.0)  # guidance_scale - 1
@@ -41,39 +41,12 @@ def embed_w(w: torch.Tensor) -> torch.Tensor:
     return embed(None, w.cpu(), embedding_dim=W_WIDTH).to(w.device)  # it works on the CPU only
 
 
-class Schedule(nn.Module):
-    """alpha and sigma of the noise schedule, and the DDIM solver between its points."""
-
-    def __init__(self):
-        super().__init__()
-        alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
-        self.register_buffer("alpha", alphas.sqrt())
-        self.register_buffer("sigma", (1 - alphas).sqrt())
-
-    def at(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
-
-    def clean_and_noise(self, z, t, velocity) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the clean latent and the noise that a velocity prediction at z_t stands for."""
-        alpha, sigma = self.at(t)
-        velocity = velocity.float()
-        return alpha * z - sigma * velocity, sigma * z + alpha * velocity
-
-    def add_noise(self, z0, noise, t) -> torch.Tensor:
-        alpha, sigma = self.at(t)
-        return alpha * z0 + sigma * noise
-
-    def ddim_step(self, clean, noise, t) -> torch.Tensor:
-        """Psi: move to timestep t along the straight line through (clean, noise)."""
-        return self.add_noise(clean, noise, t)
-
-
 class Distillation(nn.Module):
     """The student, its frozen teacher and its moving-average target; calling it gives the loss."""
 
     def __init__(self, teacher: Teacher):
         super().__init__()
-        self.schedule = Schedule()
+        self.schedule = teacher.schedule
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student_of(teacher.unet)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
@@ -137,13 +110,12 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     if unexpected or missing != ["time_embedding.cond_proj.weight"]:
         raise RuntimeError(f"the teacher's weights do not fit: missing {missing}, unexpected {unexpected}")
     nn.init.zeros_(student.time_embedding.cond_proj.weight)
-    return student.requires_grad_(True).to(memory_format=torch.channels_last)
+    return student.requires_grad_(True)
 
 
 def load_teacher(folder: Path, pixels: int) -> tuple[Teacher, StableDiffusionXLPipeline]:
     """Return the trained teacher of a saved pipeline, in float32, and that pipeline."""
     pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", folder), **FLOAT32)
-    pipe.unet.to(memory_format=torch.channels_last)
     return Teacher(pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pixels), pipe
 
 

@@ -125,10 +125,9 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
 
 
-def measure(work: Path, *, singles: int = SINGLES, pairs: int = PAIRS, samplers: dict = SAMPLERS) -> dict:
-    """Return every figure of the card."""
+def measure(work: Path, pipes: dict, *, singles: int = SINGLES, pairs: int = PAIRS, samplers: dict = SAMPLERS) -> dict:
+    """Return every figure of the card that the pipelines and the judge give."""
     judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
-    pipes = load_pipelines(work)
     captions, rows = held_out_cases(singles, 1)
     pair_captions, pair_rows = held_out_cases(pairs, 2)
     real, real_rows = real_pictures(judge, work, singles)
@@ -196,9 +195,11 @@ def run(settings: Settings) -> Path:
     from .card import write
 
     work = settings.work
-    figures = measure(work, **SMOKE if settings.smoke else {})
-    figures["training"] = training_cost(work)
-    sheet, captions = contact_sheet(load_pipelines(work)["LCM"])
+    pipes = load_pipelines(work)
+    geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
+    figures = measure(work, pipes, **SMOKE if settings.smoke else {})
+    figures |= dict(training=training_cost(work), geometry=geometry)
+    sheet, captions = contact_sheet(pipes["LCM"])
     folder = work / "card"
     folder.mkdir(exist_ok=True)
     sheet.save(folder / "contact_sheet.jpg", quality=88)

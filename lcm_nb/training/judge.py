@@ -77,7 +77,7 @@ def run(settings: Settings) -> Path:
     accelerator = make_accelerator()
     images, rows = _scenes(work, count, settings.seed + data.JUDGE_SEED)
     targets = targets_of(rows)
-    module = Judging(build()).to(memory_format=torch.channels_last)
+    module = Judging(build())
 
     def loss_of(module, generator):
         picks = torch.randint(count, (settings.batch_size,), generator=generator, device=generator.device).cpu()

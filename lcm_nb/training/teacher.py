@@ -63,17 +63,41 @@ def use_fast_attention(unets: list, encoders: list) -> None:
             encoder.set_attn_implementation("eager")
 
 
+class Schedule(nn.Module):
+    """alpha and sigma of the noise schedule, and the DDIM solver between its points."""
+
+    def __init__(self):
+        super().__init__()
+        alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
+        self.register_buffer("alpha", alphas.sqrt(), persistent=False)
+        self.register_buffer("sigma", (1 - alphas).sqrt(), persistent=False)
+
+    def at(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
+
+    def clean_and_noise(self, z, t, velocity) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clean latent and the noise that a velocity prediction at z_t stands for."""
+        alpha, sigma = self.at(t)
+        velocity = velocity.float()
+        return alpha * z - sigma * velocity, sigma * z + alpha * velocity
+
+    def add_noise(self, z0, noise, t) -> torch.Tensor:
+        alpha, sigma = self.at(t)
+        return alpha * z0 + sigma * noise
+
+    def ddim_step(self, clean, noise, t) -> torch.Tensor:
+        """Psi: move to timestep t along the straight line through (clean, noise)."""
+        return self.add_noise(clean, noise, t)
+
+
 class Teacher(nn.Module):
     """Text encoders and UNet; calling it gives the training loss of a batch."""
 
     def __init__(self, first, second, unet: UNet2DConditionModel, pixels: int):
         super().__init__()
         self.first, self.second, self.unet = first, second, unet
-        scheduler = DDIMScheduler(**SCHEDULE)
-        alphas = scheduler.alphas_cumprod
-        snr = alphas / (1 - alphas)
-        self.register_buffer("alpha", alphas.sqrt(), persistent=False)
-        self.register_buffer("sigma", (1 - alphas).sqrt(), persistent=False)
+        self.schedule = Schedule()
+        snr = (self.schedule.alpha / self.schedule.sigma) ** 2
         self.register_buffer("weight", (snr + 1).clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
         self.register_buffer("time_ids", torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]), persistent=False)
 
@@ -93,8 +117,8 @@ class Teacher(nn.Module):
 
     def forward(self, latents, ids, keep, noise, t) -> torch.Tensor:
         """Weighted squared error of the predicted velocity v = alpha eps - sigma x0."""
-        alpha, sigma = self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
-        predicted = self.unet(alpha * latents + sigma * noise, t, **self.condition(ids, keep)).sample
+        alpha, sigma = self.schedule.at(t)
+        predicted = self.unet(self.schedule.add_noise(latents, noise, t), t, **self.condition(ids, keep)).sample
         error = (predicted.float() - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
         return (self.weight[t] * error).mean() / self.weight.mean()
 
@@ -111,12 +135,13 @@ class Batches:
         draw = dict(generator=generator, device=self.device)
         picks = torch.randint(len(self.latents), (count,), **draw).cpu()
         latents = self.latents[picks].to(self.device).float()
+        spread = torch.arange(count, device=self.device) + torch.rand(count, **draw)  # evenly over all timesteps
         return dict(
             latents=latents,
             ids=self.ids[picks].to(self.device),
             keep=(torch.rand(count, **draw) >= DROP).float(),
             noise=torch.randn(latents.shape, **draw),
-            t=torch.randint(1000, (count,), **draw),
+            t=(spread * 1000 / count).long().clamp(max=999),
         )
 
 
@@ -149,7 +174,7 @@ def run(settings: Settings) -> Path:
     tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
     batches = Batches(work, tokenizer, accelerator.device)
     factor = pictures(work).shape[1] // batches.latents.shape[-1]
-    unet = build_unet(vae, sample_size=batches.latents.shape[-1]).to(memory_format=torch.channels_last)
+    unet = build_unet(vae, sample_size=batches.latents.shape[-1])
     teacher = Teacher(*text.build_text_encoders(tokenizer), unet, batches.latents.shape[-1] * factor)
     use_fast_attention([unet], [teacher.first, teacher.second])
     if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
