@@ -40,7 +40,7 @@ def build_unet(vae: AutoencoderTiny, **overrides) -> UNet2DConditionModel:
         out_channels=channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(96, 128, 128),
+        block_out_channels=(96, 128, 112),
         layers_per_block=1,
         norm_num_groups=16,
         attention_head_dim=4,
