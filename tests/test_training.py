@@ -140,9 +140,16 @@ def test_the_boundary_condition_holds_at_zero_and_matches_the_scheduler():
 
 
 @pytest.fixture(scope="module")
-def unet():
+def pipe(tmp_path_factory):
+    """An untrained pipeline."""
     torch.manual_seed(0)
-    return teacher.build_unet(AutoencoderTiny(latent_channels=4)).eval()
+    tokenizer = teacher.text.build_tokenizer(["a cute fox"], tmp_path_factory.mktemp("tokenizer"))
+    return teacher.build_pipeline(AutoencoderTiny(latent_channels=4), tokenizer, side=16)
+
+
+@pytest.fixture(scope="module")
+def unet(pipe):
+    return pipe.unet.eval()
 
 
 def inputs(count: int = 2):
@@ -173,9 +180,9 @@ def test_a_new_student_is_its_teacher_whatever_the_guidance(unet):
 
 
 @torch.no_grad()
-def test_the_consistency_function_at_zero_is_the_identity(unet):
+def test_the_consistency_function_at_zero_is_the_identity(pipe):
     z, condition = inputs()
-    module = distill.Distillation(teacher.Teacher(nn.Identity(), nn.Identity(), unet, 128))
+    module = distill.Distillation(teacher.Teacher(pipe))
     w = distill.embed_w(torch.tensor([3.0, 7.0]))
     assert torch.equal(module.consistency(module.student, z, torch.zeros(2, dtype=torch.long), w, condition), z)
     elsewhere = module.consistency(module.student, z, torch.full((2,), 499), w, condition)
@@ -183,8 +190,8 @@ def test_the_consistency_function_at_zero_is_the_identity(unet):
 
 
 @torch.no_grad()
-def test_the_target_follows_the_student_slowly(unet):
-    module = distill.Distillation(teacher.Teacher(nn.Identity(), nn.Identity(), unet, 128))
+def test_the_target_follows_the_student_slowly(pipe):
+    module = distill.Distillation(teacher.Teacher(pipe))
     before = module.target.conv_in.weight.clone()
     module.student.conv_in.weight.add_(1.0)
     module.update_target(decay=0.75)
@@ -308,10 +315,10 @@ def work(tmp_path_factory, environment):
 
 
 def test_stages_come_in_the_order_in_which_they_need_each_other():
-    assert list(STAGES) == ["data", "autoencoder", "teacher", "distill", "judge", "evaluate", "ship"]
+    assert list(STAGES) == ["data", "geometry", "autoencoder", "teacher", "distill", "judge", "evaluate", "ship"]
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "teacher", "distill", "evaluate", "ship"])
+@pytest.mark.parametrize("name", ["geometry", "autoencoder", "teacher", "distill", "evaluate", "ship"])
 def test_a_stage_without_what_it_needs_says_what_to_run(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"is missing: run `python -m lcm_nb\.training \w+` first"):
         main([name, "--smoke", "--work", str(tmp_path)])

@@ -15,7 +15,6 @@ from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionMo
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
-from .data import pictures
 from .loop import FLOAT32, Settings, made_by, make_accelerator, train
 from .teacher import Batches, Teacher, use_fast_attention
 
@@ -49,6 +48,7 @@ class Distillation(nn.Module):
         self.schedule = teacher.schedule
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student_of(teacher.unet)
+        use_fast_attention(self.student)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
     def consistency(self, unet, z, t, w_embedding, condition) -> torch.Tensor:
@@ -59,21 +59,14 @@ class Distillation(nn.Module):
         return c_skip * z + c_out * clean
 
     @torch.no_grad()
-    def guided_solver_step(self, z, t, t_next, w, condition) -> torch.Tensor:
+    def guided_solver_step(self, z, t, t_next, w, ids) -> torch.Tensor:
         """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
 
         Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
         """
-        states, added = condition["encoder_hidden_states"], condition["added_cond_kwargs"]
-        pooled, time_ids = added["text_embeds"], added["time_ids"]
-        velocity = self.teacher.unet(
-            torch.cat([z, z]),
-            torch.cat([t, t]),
-            encoder_hidden_states=torch.cat([states, torch.zeros_like(states)]),  # zeros are SDXL's empty prompt
-            added_cond_kwargs=dict(
-                text_embeds=torch.cat([pooled, torch.zeros_like(pooled)]), time_ids=torch.cat([time_ids, time_ids])
-            ),
-        ).sample
+        keep = torch.ones(len(ids), device=ids.device)
+        condition = self.teacher.condition(torch.cat([ids, ids]), torch.cat([keep, 0 * keep]))
+        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **condition).sample
         conditional, unconditional = velocity.float().chunk(2)
         w = w[:, None, None, None]
         clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
@@ -82,11 +75,10 @@ class Distillation(nn.Module):
     def forward(self, latents, ids, noise, index, w) -> torch.Tensor:
         t = SKIP * (index + 1) - 1  # t_{n+k}, one of 19, 39, ..., 999
         t_next = (t - SKIP).clamp(min=0)  # t_n
-        keep = torch.ones(len(ids), device=ids.device)
         with torch.no_grad():
-            condition = self.teacher.condition(ids, keep)
+            condition = self.teacher.condition(ids, torch.ones(len(ids), device=ids.device))
             z = self.schedule.add_noise(latents, noise, t)
-            z_next = self.guided_solver_step(z, t, t_next, w, condition)
+            z_next = self.guided_solver_step(z, t, t_next, w, ids)
             w_embedding = embed_w(w)
             goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
         prediction = self.consistency(self.student, z, t, w_embedding, condition)
@@ -113,21 +105,14 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return student.requires_grad_(True)
 
 
-def load_teacher(folder: Path, pixels: int) -> tuple[Teacher, StableDiffusionXLPipeline]:
-    """Return the trained teacher of a saved pipeline, in float32, and that pipeline."""
-    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", folder), **FLOAT32)
-    return Teacher(pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pixels), pipe
-
-
 def run(settings: Settings) -> Path:
     """Distil ``work/base`` and save the LCM's UNet to ``work/lcm``."""
     work = settings.work
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    teacher, pipe = load_teacher(work / "base", pictures(work).shape[1])
+    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"), **FLOAT32)
     batches = Batches(work, pipe.tokenizer, accelerator.device)
-    module = Distillation(teacher)
-    use_fast_attention([teacher.unet, module.student, module.target], [teacher.first, teacher.second])
+    module = Distillation(Teacher(pipe))
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)

@@ -1,6 +1,5 @@
 """Stage 2: the teacher, a small UNet of SDXL's shape, trained with its text encoders."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline,
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from tqdm import tqdm
+from transformers import CLIPTokenizer, PreTrainedModel
 
 from . import text
 from .autoencoder import as_images
 from .data import captions, pictures
-from .loop import Settings, made_by, make_accelerator, train
+from .loop import FLOAT32, Settings, made_by, make_accelerator, train
 
 DROP = 0.1  # share of captions left out, for classifier-free guidance
 SNR_CLIP = 5.0  # min-SNR weighting, on SNR + 1 as the velocity has it: full weight at high noise
@@ -54,13 +54,31 @@ def build_unet(vae: AutoencoderTiny, **overrides) -> UNet2DConditionModel:
     return UNet2DConditionModel(**config | overrides)
 
 
-def use_fast_attention(unets: list, encoders: list) -> None:
+def build_pipeline(vae: AutoencoderTiny, tokenizer: CLIPTokenizer, side: int) -> StableDiffusionXLPipeline:
+    """Return SDXL's pipeline around a trained autoencoder; text encoders and UNet are untrained."""
+    first, second = text.build_text_encoders(tokenizer)
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=build_unet(vae, sample_size=side),
+        scheduler=DDIMScheduler(**SCHEDULE),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+
+
+def use_fast_attention(*models: PreTrainedModel | UNet2DConditionModel) -> None:
     """On a CPU, and on so few tokens, train with plain products: the fused kernel's gradient is slower."""
-    if not torch.cuda.is_available():
-        for unet in unets:
-            unet.set_attn_processor(AttnProcessor())
-        for encoder in encoders:
-            encoder.set_attn_implementation("eager")
+    if torch.cuda.is_available():
+        return
+    for model in models:
+        if isinstance(model, UNet2DConditionModel):
+            model.set_attn_processor(AttnProcessor())
+        else:
+            model.set_attn_implementation("eager")
 
 
 class Schedule(nn.Module):
@@ -91,25 +109,21 @@ class Schedule(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Text encoders and UNet; calling it gives the training loss of a batch."""
+    """A pipeline's text encoders and UNet; calling it gives the training loss of a batch."""
 
-    def __init__(self, first, second, unet: UNet2DConditionModel, pixels: int):
+    def __init__(self, pipe: StableDiffusionXLPipeline):
         super().__init__()
-        self.first, self.second, self.unet = first, second, unet
+        self.text_encoder, self.text_encoder_2, self.unet = pipe.text_encoder, pipe.text_encoder_2, pipe.unet
+        use_fast_attention(pipe.text_encoder, pipe.text_encoder_2, pipe.unet)
+        pixels = pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.schedule = Schedule()
         snr = (self.schedule.alpha / self.schedule.sigma) ** 2
         self.register_buffer("weight", (snr + 1).clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
         self.register_buffer("time_ids", torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]), persistent=False)
 
-    def load_pipeline(self, folder: Path) -> None:
-        """Start from the weights of a saved pipeline."""
-        pipe = StableDiffusionXLPipeline.from_pretrained(folder)
-        for mine, saved in ((self.first, "text_encoder"), (self.second, "text_encoder_2"), (self.unet, "unet")):
-            mine.load_state_dict(getattr(pipe, saved).state_dict())
-
     def condition(self, ids: torch.Tensor, keep: torch.Tensor) -> dict:
         """Return the UNet's text arguments; where ``keep`` is 0 they are zeros, SDXL's empty prompt."""
-        states, pooled = text.encode(self.first, self.second, ids)
+        states, pooled = text.encode(self.text_encoder, self.text_encoder_2, ids)
         return dict(
             encoder_hidden_states=states * keep[:, None, None],
             added_cond_kwargs=dict(text_embeds=pooled * keep[:, None], time_ids=self.time_ids.repeat(len(ids), 1)),
@@ -173,12 +187,10 @@ def run(settings: Settings) -> Path:
     vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"))
     tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
     batches = Batches(work, tokenizer, accelerator.device)
-    factor = pictures(work).shape[1] // batches.latents.shape[-1]
-    unet = build_unet(vae, sample_size=batches.latents.shape[-1])
-    teacher = Teacher(*text.build_text_encoders(tokenizer), unet, batches.latents.shape[-1] * factor)
-    use_fast_attention([unet], [teacher.first, teacher.second])
+    pipe = build_pipeline(vae, tokenizer, side=batches.latents.shape[-1])
     if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
-        teacher.load_pipeline(work / "base")  # a base without its optimizer state is a start, too
+        pipe = StableDiffusionXLPipeline.from_pretrained(work / "base", vae=vae, **FLOAT32)  # weights are a start, too
+    teacher = Teacher(pipe)
     ema = train(
         "teacher",
         teacher,
@@ -187,25 +199,14 @@ def run(settings: Settings) -> Path:
         accelerator,
     )
     ema.copy_to(teacher)
-    save_pipeline(teacher, tokenizer, vae, work / "base")
+    save_pipeline(pipe, work / "base")
     return work / "base"
 
 
-def save_pipeline(teacher: Teacher, tokenizer, vae: AutoencoderTiny, folder: Path) -> None:
-    """Save the stock SDXL pipeline in half precision."""
-    teacher = copy.deepcopy(teacher).cpu().half()
-    StableDiffusionXLPipeline(
-        vae=vae.half(),
-        text_encoder=teacher.first,
-        text_encoder_2=teacher.second,
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=teacher.unet,
-        scheduler=DDIMScheduler(**SCHEDULE),
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
-    ).save_pretrained(folder)
+def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
+    """Save a pipeline in half precision, without the config entry that makes its autoencoder warn."""
+    pipe.to("cpu", torch.float16).save_pretrained(folder)
     path = folder / "vae" / "config.json"
     config = json.loads(path.read_text())
-    config.pop("block_out_channels", None)  # derived; stored, it makes loading warn
+    config.pop("block_out_channels", None)  # derived from other entries
     path.write_text(json.dumps(config, indent=2) + "\n")
