@@ -18,6 +18,7 @@ pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_
 from lcm_nb.judge import Judge
 from lcm_nb.profiles import DTYPE_ARGUMENT
 from lcm_nb.training import data, distill, loop, scenes, ship, teacher
+from lcm_nb.training import judge as judging
 from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
 
@@ -238,6 +239,25 @@ def test_the_solver_is_ddim_with_a_stride_of_twenty(t):
     clean, noise = schedule.clean_and_noise(z, now, velocity)
     found = schedule.ddim_step(clean, noise, (now - distill.SKIP).clamp(min=0))
     torch.testing.assert_close(found, expected)
+
+
+def test_the_judge_is_not_asked_what_a_picture_cannot_show():
+    def row(background, palette=None, medium=None):
+        names = (None, *PALETTES).index(palette), (None, *MEDIUMS).index(medium)
+        return dict(subjects=[0], background=BACKGROUNDS.index(background), palette=names[0], medium=names[1])
+
+    rows = [
+        row("red"),
+        row("red", "sepia"),
+        row("red", None, "pencil sketch"),
+        row("snow", "sepia"),
+        row("red", "warm"),
+    ]
+    counts = judging.counted(rows)
+    assert counts["subject"].all()
+    assert counts["background"].tolist() == [True, False, False, True, True]
+    assert counts["palette"].tolist() == [False, True, False, True, True]
+    assert counts["medium"].tolist() == [False, False, True, False, False]
 
 
 # -- the loop --------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def _targets(figures: dict) -> str:
 
 {figures["captions"]} held-out captions with one subject and {figures["pair_captions"]} with two ("both": both named
 right); no combination of their labels was trained on. Guidance {GUIDANCE:g} for all. Palette and medium count
-where the caption names one.
+where the caption names one; the colour of a plain background counts unless the picture is to be grey or sepia.
 
 {table(head, rows)}
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..judge import Judge
 from . import data
-from .judge import right
+from .judge import accuracies, right
 from .loop import FLOAT32, Settings, made_by
 from .scenes import Painter, labels
 
@@ -38,7 +38,6 @@ SAMPLERS = {  # name -> steps measured
     "DPM-Solver++": (1, 2, 4, 8, 25, 50),
 }
 SMOKE = dict(singles=4, pairs=2, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
-HEADS = ("subject", "background", "palette", "medium")
 
 
 def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
@@ -89,14 +88,6 @@ def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torc
         features.append(found)
         scores.append({name: head(found) for name, head in judge.heads.items()})
     return {name: torch.cat([s[name] for s in scores]) for name in scores[0]}, torch.cat(features).double().numpy()
-
-
-def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, float]:
-    """Return accuracy for each head; palette and medium count where the caption names one."""
-    correct = right(scores, rows)
-    named = {name: np.array([row.get(name, 1) != 0 for row in rows]) for name in ("palette", "medium")}
-    everything = np.ones(len(rows), bool)
-    return {name: float(correct[name][named.get(name, everything)].mean()) for name in HEADS}
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

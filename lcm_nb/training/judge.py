@@ -14,7 +14,7 @@ from ..judge import Judge
 from . import data
 from .loop import Settings, make_accelerator, train
 from .scenes import Painter, labels
-from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
+from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN, SUBJECTS
 
 SCENES = 24_000
 CHECKS = 2_000
@@ -55,6 +55,31 @@ def right(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, np.nda
     ]
     result["subject"] = np.array([f == set(r["subjects"]) for f, r in zip(found, rows, strict=True)])
     return result
+
+
+def counted(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Return for each head which rows count: what a picture cannot show is not asked of it.
+
+    Palette and medium count where one is named. Which colour a plain background has
+    cannot be seen in a pencil sketch, in monochrome or in sepia.
+    """
+    palettes, mediums = [None, *PALETTES], [None, *MEDIUMS]
+    grey = [
+        mediums[row["medium"]] == "pencil sketch" or palettes[row["palette"]] in ("monochrome", "sepia") for row in rows
+    ]
+    plain = [BACKGROUNDS[row["background"]] in PLAIN for row in rows]
+    return {
+        "subject": np.ones(len(rows), bool),
+        "background": ~(np.array(grey) & np.array(plain)),
+        "palette": np.array([row["palette"] != 0 for row in rows]),
+        "medium": np.array([row["medium"] != 0 for row in rows]),
+    }
+
+
+def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, float]:
+    """Return the share of counted rows that the judge got right, for each head."""
+    correct, counts = right(scores, rows), counted(rows)
+    return {name: float(correct[name][counts[name]].mean()) for name in counts}
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -105,7 +130,7 @@ def check(judge: Judge, work: Path, count: int, seed: int) -> dict[str, float]:
         drawn = np.stack([painter.draw(scene, judge.config.pixels) for scene in scenes[start : start + 100]])
         parts.append(judge(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255))
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return {name: float(values.mean()) for name, values in right(scores, rows).items()}
+    return accuracies(scores, rows)
 
 
 def _scenes(work: Path, count: int, seed: int) -> tuple[torch.Tensor, list[dict]]:
