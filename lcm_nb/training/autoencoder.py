@@ -77,8 +77,8 @@ def load_pictures(work: Path) -> np.ndarray:
     return np.array(pictures(work)[:PICTURES])
 
 
-def fit(name: str, module: Autoencoding, data: np.ndarray, crop: int, settings: Settings, share: float = 1.0) -> float:
-    """Train on random crops for a ``share`` of the budget, keep the averaged weights; return the PSNR in dB."""
+def fit(name: str, module: Autoencoding, data: np.ndarray, crop: int, settings: Settings, share: float = 1.0) -> None:
+    """Train on random crops for a ``share`` of the budget, and keep the averaged weights."""
     accelerator, held_out = make_accelerator(), as_images(data[:HELD_OUT])
 
     def loss_of(module, generator):
@@ -89,7 +89,6 @@ def fit(name: str, module: Autoencoding, data: np.ndarray, crop: int, settings: 
 
     budget = dict(minutes=settings.minutes * share, steps=max(int(settings.steps * share), 1))
     train(name, module, loss_of, replace(settings, **budget), accelerator, report=report).copy_to(module)
-    return psnr(module.vae, held_out)
 
 
 def run(settings: Settings) -> Path:
@@ -153,7 +152,12 @@ def _crops(data: np.ndarray, count: int, crop: int, generator: torch.Generator) 
 def save(vae: AutoencoderTiny, folder: Path) -> None:
     """Save in half precision, without the redundant config entry that makes loading warn."""
     copy.deepcopy(vae).cpu().half().save_pretrained(folder)
-    path = Path(folder) / "config.json"
+    drop_derived(folder)
+
+
+def drop_derived(folder: Path) -> None:
+    """Drop from a saved autoencoder's config the entry that follows from others: stored, it makes loading warn."""
+    path = folder / "config.json"
     config = json.loads(path.read_text())
     config.pop("block_out_channels", None)
     path.write_text(json.dumps(config, indent=2) + "\n")

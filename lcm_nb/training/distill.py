@@ -59,14 +59,21 @@ class Distillation(nn.Module):
         return c_skip * z + c_out * clean
 
     @torch.no_grad()
-    def guided_solver_step(self, z, t, t_next, w, ids) -> torch.Tensor:
+    def guided_solver_step(self, z, t, t_next, w, condition) -> torch.Tensor:
         """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
 
         Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
         """
-        keep = torch.ones(len(ids), device=ids.device)
-        condition = self.teacher.condition(torch.cat([ids, ids]), torch.cat([keep, 0 * keep]))
-        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **condition).sample
+        states, added = condition["encoder_hidden_states"], condition["added_cond_kwargs"]
+        pooled, time_ids = added["text_embeds"], added["time_ids"]
+        velocity = self.teacher.unet(
+            torch.cat([z, z]),
+            torch.cat([t, t]),
+            encoder_hidden_states=torch.cat([states, torch.zeros_like(states)]),  # zeros are SDXL's empty prompt
+            added_cond_kwargs=dict(
+                text_embeds=torch.cat([pooled, torch.zeros_like(pooled)]), time_ids=torch.cat([time_ids, time_ids])
+            ),
+        ).sample
         conditional, unconditional = velocity.float().chunk(2)
         w = w[:, None, None, None]
         clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
@@ -78,7 +85,7 @@ class Distillation(nn.Module):
         with torch.no_grad():
             condition = self.teacher.condition(ids, torch.ones(len(ids), device=ids.device))
             z = self.schedule.add_noise(latents, noise, t)
-            z_next = self.guided_solver_step(z, t, t_next, w, ids)
+            z_next = self.guided_solver_step(z, t, t_next, w, condition)
             w_embedding = embed_w(w)
             goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
         prediction = self.consistency(self.student, z, t, w_embedding, condition)

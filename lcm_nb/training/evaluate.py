@@ -3,10 +3,8 @@
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from tqdm import tqdm
 from ..judge import Judge
 from . import data
 from .judge import accuracies, right
-from .loop import FLOAT32, Settings, made_by
+from .loop import FLOAT32, Settings, made_by, median_seconds
 from .scenes import Painter, labels
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
@@ -100,12 +98,11 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def seconds_per_image(pipe, steps: int, *, repeats: int = 3) -> float:
     """Return the median time of one picture, decoding included, after one warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+
+    def draw():
         pipe("a cute fox", num_inference_steps=steps, guidance_scale=GUIDANCE, generator=torch.manual_seed(0))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+
+    return median_seconds(draw, repeats=repeats)
 
 
 def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, list[dict]]:

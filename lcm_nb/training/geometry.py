@@ -4,8 +4,6 @@ The outcome, ``work/geometry.json``, goes into the model card.
 """
 
 import json
-import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import torch
 from diffusers import AutoencoderTiny
 
 from . import text
-from .autoencoder import CROP, GEOMETRIES, Autoencoding, build, fit, load_pictures
-from .loop import Settings, make_accelerator
+from .autoencoder import CROP, GEOMETRIES, HELD_OUT, Autoencoding, as_images, build, fit, load_pictures, psnr
+from .loop import Settings, make_accelerator, median_seconds
 from .teacher import build_unet
 
 
@@ -25,7 +23,7 @@ def run(settings: Settings) -> Path:
     for factor in GEOMETRIES:
         torch.manual_seed(settings.seed)
         module = Autoencoding(build(factor), noise=0.1)
-        psnr = fit(f"geometry-f{factor}", module, data, CROP, replace(settings, resume=False))
+        fit(f"geometry-f{factor}", module, data, CROP, replace(settings, resume=False))
         side = data.shape[1] // factor
         shape = [module.vae.config.latent_channels, side, side]
         rows.append(
@@ -33,7 +31,7 @@ def run(settings: Settings) -> Path:
                 factor=factor,
                 latents=shape,
                 minutes=settings.minutes,
-                psnr=psnr,
+                psnr=psnr(module.vae, as_images(data[:HELD_OUT])),
                 seconds=unet_seconds(module.vae, side),
             )
         )
@@ -54,11 +52,10 @@ def unet_seconds(vae: AutoencoderTiny, side: int, *, batch_size: int = 16, repea
             text_embeds=torch.randn(batch_size, text.WIDTH, **of), time_ids=torch.zeros(batch_size, 6, **of)
         ),
     )
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+
+    def training_pass():
         with accelerator.autocast():
             loss = unet(latents, 500, **condition).sample.float().square().mean()
         loss.backward()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+
+    return median_seconds(training_pass, repeats=repeats)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ def made_by(stage: str, path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `python -m lcm_nb.training {stage}` first")
     return path
+
+
+def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
+    """Return the median wall time of ``work()`` over ``repeats`` calls, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def make_accelerator() -> Accelerator:

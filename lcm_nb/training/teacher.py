@@ -1,6 +1,5 @@
 """Stage 2: the teacher, a small UNet of SDXL's shape, trained with its text encoders."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from . import text
-from .autoencoder import as_images
+from .autoencoder import as_images, drop_derived
 from .data import captions, pictures
 from .loop import FLOAT32, Settings, made_by, make_accelerator, train
 
@@ -206,7 +205,4 @@ def run(settings: Settings) -> Path:
 def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
     """Save a pipeline in half precision, without the config entry that makes its autoencoder warn."""
     pipe.to("cpu", torch.float16).save_pretrained(folder)
-    path = folder / "vae" / "config.json"
-    config = json.loads(path.read_text())
-    config.pop("block_out_channels", None)  # derived from other entries
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    drop_derived(folder / "vae")
