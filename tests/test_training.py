@@ -390,6 +390,24 @@ def test_resume_on_the_command_line_continues_a_stage(work, tmp_path):
     assert (after["step"], after["samples"]) == (steps, count + 1)
 
 
+def test_evaluate_resumed_keeps_the_rows_that_are_judged(work, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge-*", "card"))
+    path = copy / "evaluate" / "rows.jsonl"
+    first, *others = map(json.loads, path.read_text().splitlines())
+    first["subject"] = 0.125  # a mark: no four captions give it
+    path.write_text("".join(json.dumps(row) + "\n" for row in [first, *others[1:]]))
+    main(["evaluate", "--smoke", "--work", str(copy), "--resume"])
+    table = json.loads((copy / "card" / "figures.json").read_text())["table"]
+    assert table[0]["subject"] == 0.125
+    assert [(row["sampler"], row["steps"]) for row in table] == [
+        ("LCM", 1),
+        ("LCM", 4),
+        ("DDIM", 2),
+        ("DPM-Solver++", 2),
+    ]
+    assert {k: v for k, v in table[1].items() if k != "seconds"} == others[0]
+
+
 def test_ship_copies_the_family_and_its_card(work):
     shipped = work / "shipped"
     for part in ("base/unet", "lcm", "judge"):

@@ -113,28 +113,49 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
 
 
-def measure(work: Path, pipes: dict, *, singles: int = SINGLES, pairs: int = PAIRS, samplers: dict = SAMPLERS) -> dict:
-    """Return every figure of the card that the pipelines and the judge give."""
-    judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
+def judged(judge: Judge, pipe, steps: int, singles: int, pairs: int, real_features: np.ndarray) -> dict:
+    """Return what the judge sees of one sampler: accuracies on both kinds of captions, Frechet distance."""
     captions, rows = held_out_cases(singles, 1)
     pair_captions, pair_rows = held_out_cases(pairs, 2)
+    scores, features = judge_pictures(judge, generate(pipe, captions, steps))
+    pair_scores, _ = judge_pictures(judge, generate(pipe, pair_captions, steps))
+    return {
+        **accuracies(scores, rows),
+        "both": float(right(pair_scores, pair_rows)["subject"].mean()),
+        "frechet": frechet_distance(features, real_features),
+    }
+
+
+def measure(
+    work: Path,
+    pipes: dict,
+    *,
+    singles: int = SINGLES,
+    pairs: int = PAIRS,
+    samplers: dict = SAMPLERS,
+    resume: bool = False,
+) -> dict:
+    """Return every figure of the card that the pipelines and the judge give; all times are from this one run.
+
+    Judged rows go to ``work/evaluate/rows.jsonl``; ``resume`` keeps those that are there.
+    """
+    judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
     real, real_rows = real_pictures(judge, work, singles)
     real_scores, real_features = judge_pictures(judge, real)
+    path = work / "evaluate" / "rows.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    done = [json.loads(line) for line in path.read_text().splitlines()] if resume and path.exists() else []
     table = []
     for name, steps in tqdm([(name, n) for name, ns in samplers.items() for n in ns], desc="samplers"):
-        scores, features = judge_pictures(judge, generate(pipes[name], captions, steps))
-        pair_scores, _ = judge_pictures(judge, generate(pipes[name], pair_captions, steps))
-        table.append(
-            {
-                "sampler": name,
-                "steps": steps,
-                "forwards": steps if name == "LCM" else 2 * steps,
-                **accuracies(scores, rows),
-                "both": float(right(pair_scores, pair_rows)["subject"].mean()),
-                "frechet": frechet_distance(features, real_features),
-                "seconds": seconds_per_image(pipes[name], steps),
-            }
-        )
+        case = {"sampler": name, "steps": steps, "forwards": steps if name == "LCM" else 2 * steps}
+        row = next((row for row in done if case.items() <= row.items()), None)
+        if row is None:
+            row = case | judged(judge, pipes[name], steps, singles, pairs, real_features)
+            done.append(row)
+            path.write_text("".join(json.dumps(row) + "\n" for row in done))
+        table.append(row)
+    for row in tqdm(table, desc="times"):
+        row["seconds"] = seconds_per_image(pipes[row["sampler"]], row["steps"])
     return {
         "captions": singles,
         "pair_captions": pairs,
@@ -185,7 +206,7 @@ def run(settings: Settings) -> Path:
     work = settings.work
     pipes = load_pipelines(work)
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
-    figures = measure(work, pipes, **SMOKE if settings.smoke else {})
+    figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
     figures |= dict(training=training_cost(work), geometry=geometry)
     sheet, captions = contact_sheet(pipes["LCM"])
     folder = work / "card"
