@@ -148,15 +148,22 @@ the notebooks, costs a fraction.
 
 def _training(figures: dict) -> str:
     rows = [
-        [row["stage"], row["step"], f"{row['samples']:,}", f"{row['minutes']:.0f}", f"{row['loss']:.4f}"]
+        [
+            row["stage"],
+            f"{row['step']:,}",
+            f"{row['samples']:,}",
+            f"{row['minutes']:.0f}",
+            row["device"],
+            f"{row['loss']:.4f}",
+        ]
         for row in figures["training"]
     ]
     return f"""
 ## Training cost
 
-On {figures.get("trained_on", figures["machine"])}.
+On {figures["machine"]}. Minutes are wall time; two stages on one CPU thread each can run side by side.
 
-{table(["stage", "updates", "samples", "minutes", "last loss"], rows)}
+{table(["stage", "updates", "samples", "minutes", "on", "last loss"], rows)}
 """
 
 

@@ -153,7 +153,7 @@ def train(
 
     A checkpoint (weights, average, optimizer, counters) goes to ``work/name`` every
     two minutes and at the end; ``settings.resume`` continues from it. Each line of
-    ``work/name/log.jsonl`` holds step, minutes, samples and the mean loss.
+    ``work/name/log.jsonl`` holds step, minutes, samples, the mean loss and the device.
     """
     folder = settings.work / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,7 +213,14 @@ def learning_rate_factor(step: int, progress: float, *, warmup: int = 100) -> fl
 def _log(folder: Path, row: dict, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         with (folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, "device": _device_name()}) + "\n")
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
 
 
 def _save(folder, module, ema, optimizer, state, accelerator) -> None:
