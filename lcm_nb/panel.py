@@ -95,6 +95,7 @@ class Panel(widgets.VBox):
         self.result = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
+        self._showing = threading.Lock()
         self._mailbox = Mailbox()
         self._history: deque = deque(maxlen=HISTORY)
         self.controls = {name: _control(name, spec) for name, spec in settings.items()}
@@ -248,12 +249,13 @@ class Panel(widgets.VBox):
             self._set_picture(step.preview(), "jpeg")
 
     def _show(self, result) -> None:
-        self._set_picture(result.image, "png")
-        self.result = result
-        self._progress.max = self._progress.value = len(result.timesteps)
-        self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
-        self._status.value = describe(result.timesteps, result.seconds)
-        self._show_code()
+        with self._showing:  # the worker and a click on the history may both come here
+            self._set_picture(result.image, "png")
+            self.result = result
+            self._progress.max = self._progress.value = len(result.timesteps)
+            self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
+            self._status.value = describe(result.timesteps, result.seconds)
+            self._show_code()
 
     def _set_picture(self, image, kind: str) -> None:
         with self._picture.hold_sync():

@@ -49,7 +49,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     ),
                     "num_inference_steps": _STEPS,
                     "guidance_scale": Setting(
-                        8.0, "how strongly the prompt pulls; the model learnt about 2 to 14", 1.0, 14.0, 0.5
+                        8.0, "how strongly the prompt pulls; the model learnt 1 (none) to 14", 1.0, 14.0, 0.5
                     ),
                     "seed": _SEED,
                 }

@@ -18,10 +18,11 @@ import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image, PngImagePlugin
 
-from .profiles import Checkpoints, checkpoints, versions
+from .profiles import Checkpoints, checkpoints, resolve_device, versions
 from .recipes import complete, recipe_for
 
 JSON_CHUNK = "lcm_nb"
+RECORDS = ("settings", "checkpoints", "versions")  # what the chunk holds as dictionaries
 
 
 class Cancelled(Exception):
@@ -86,6 +87,7 @@ class Result:
             "profile": self.checkpoints.profile,
             "settings": self.settings,
             "timesteps": self.timesteps,
+            "device": self.checkpoints.device,
             "checkpoints": hashes,
             "versions": versions(),
         }
@@ -256,7 +258,8 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
 def reproduce(path: str | Path) -> Result:
     """Make the picture of a PNG that ``Result.save`` wrote once more.
 
-    Warns if it comes out different, which other library versions can cause.
+    It is drawn on the device of the first time, where there is one. Warns if it comes out
+    different, which another device or other library versions can cause.
 
     Raises
     ------
@@ -267,17 +270,30 @@ def reproduce(path: str | Path) -> Result:
     record, before = _read(path)
     names = checkpoints(record["section"], record["profile"])
     for part, found in checkpoint_hashes(names).items():
-        if found["sha256"] != record["checkpoints"][part]["sha256"]:
+        then = record["checkpoints"].get(part, {"name": "none", "sha256": ""})
+        if found["sha256"] != then["sha256"]:
             raise ValueError(
-                f"{path} was made with another checkpoint {record['checkpoints'][part]['name']!r} "
-                f"(sha256 {record['checkpoints'][part]['sha256'][:10]}, here {found['sha256'][:10]}); "
+                f"{path} was made with another checkpoint {then['name']!r} "
+                f"(sha256 {then['sha256'][:10]}, here {found['sha256'][:10]}); "
                 f"install the lcm_nb version that made it."
             )
-    result = load(record["section"], record["profile"]).generate(**record["settings"])
+    studio = load(record["section"], record["profile"], _device_of(record))
+    result = studio.generate(**record["settings"])
     if not np.array_equal(before, np.asarray(result.image)):
-        changed = {k: (v, versions().get(k)) for k, v in record["versions"].items() if versions().get(k) != v}
-        warnings.warn(f"The picture differs from {path}; versions then and now: {changed or 'equal'}.", stacklevel=2)
+        now = {"device": studio.checkpoints.device, **versions()}
+        then = {"device": record.get("device"), **record["versions"]}
+        changed = {name: (value, now.get(name)) for name, value in then.items() if now.get(name) != value}
+        warnings.warn(
+            f"The picture differs from {path}; device and versions then and now: {changed or 'equal'}.", stacklevel=2
+        )
     return result
+
+
+def _device_of(record: dict) -> str | None:
+    """Return the device of a record, or None where there is no such device."""
+    with contextlib.suppress(ValueError):
+        return resolve_device(record.get("device"))
+    return None
 
 
 def _read(path: str | Path) -> tuple[dict, np.ndarray]:
@@ -287,7 +303,8 @@ def _read(path: str | Path) -> tuple[dict, np.ndarray]:
         pixels = np.asarray(image.convert("RGB"))
     with contextlib.suppress(ValueError):
         record = json.loads(text)
-        if isinstance(record, dict) and record.keys() >= {"section", "profile", "settings", "checkpoints", "versions"}:
+        whole = isinstance(record, dict) and record.keys() >= {"section", "profile", *RECORDS}
+        if whole and all(isinstance(record[name], dict) for name in RECORDS):
             return record, pixels
     raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
 

@@ -49,8 +49,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def lab_command(root, options: list[str]) -> list[str]:
+    """Return `make lab` where make installed, else what it runs."""
+    if shutil.which("make") and (root / ".venv" / ".installed").exists():
+        return ["make", "--directory", str(root), "lab", f"LAB_ARGS={' '.join(options)}"]
+    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    start = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
+    return [sys.executable, "-m", "jupyterlab", start, *as_root, *options]
+
+
 @pytest.fixture(scope="module")
-def lab(folder, environment):
+def lab(folder, environment, root):
     """The address of a JupyterLab that shows the folder, with its token."""
     port, token = free_port(), "only-for-this-test"
     own = {
@@ -61,9 +70,9 @@ def lab(folder, environment):
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "IPYTHONDIR": str(folder / "ipython"),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
-    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0"]
+    options += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
+    command = lab_command(root, options)
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env=environment | own, cwd=folder, stdout=log, stderr=log)
         try:
@@ -114,6 +123,11 @@ def page(lab):
         page.locator(".jp-OutputArea-output", has_text="4 steps at timesteps").first.wait_for()
         yield page
         browser.close()
+
+
+def test_the_server_prints_the_address_of_the_start_page(lab, folder):
+    address = lab.split("?")[0].replace("panel.ipynb", "notebooks/00_start_here.ipynb")
+    assert address in (folder / "server.log").read_text()
 
 
 def status(page, steps: int):

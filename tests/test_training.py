@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_
 
 from lcm_nb.judge import Judge
 from lcm_nb.profiles import DTYPE_ARGUMENT
-from lcm_nb.training import data, distill, loop, scenes, ship, teacher
+from lcm_nb.training import card, data, distill, evaluate, loop, scenes, ship, teacher
 from lcm_nb.training import judge as judging
 from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
@@ -241,6 +242,84 @@ def test_the_solver_is_ddim_with_a_stride_of_twenty(t):
     torch.testing.assert_close(found, expected)
 
 
+class FakeTeacher(nn.Module):
+    """A teacher whose velocity is 2 z with a prompt and -z without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.schedule, self.unet = teacher.Schedule(), self
+        self.config = None
+
+    def forward(self, z, t, *, encoder_hidden_states, added_cond_kwargs):
+        told = encoder_hidden_states.abs().sum((1, 2)) > 0
+        assert torch.equal(told, added_cond_kwargs["text_embeds"].abs().sum(1) > 0)
+        return SimpleNamespace(sample=torch.where(told[:, None, None, None], 2 * z, -z))
+
+
+@pytest.mark.parametrize("w", [0.0, 7.0])
+def test_the_guided_solver_step_is_that_of_the_paper(monkeypatch, w):
+    monkeypatch.setattr(distill, "student_of", lambda unet: nn.Linear(1, 1))
+    monkeypatch.setattr(distill, "use_fast_attention", lambda *models: None)
+    module = distill.Distillation(FakeTeacher())
+    z, _ = inputs(2)
+    t, t_next = torch.tensor([999, 499]), torch.tensor([979, 479])
+    added = dict(text_embeds=torch.ones(2, 3), time_ids=torch.zeros(2, 6))
+    condition = dict(encoder_hidden_states=torch.ones(2, 4, 3), added_cond_kwargs=added)
+    found = module.guided_solver_step(z, t, t_next, torch.full((2,), w), condition)
+
+    def psi(velocity):  # what one DDIM step adds
+        return module.schedule.ddim_step(*module.schedule.clean_and_noise(z, t, velocity), t_next) - z
+
+    torch.testing.assert_close(found, z + (1 + w) * psi(2 * z) - w * psi(-z))
+
+
+def test_the_student_aims_at_the_target_one_solver_step_nearer_to_the_picture(monkeypatch):
+    """Eq. 16: the student at t_{n+k}, the target at t_n, both with the same w."""
+    module = distill.Distillation.__new__(distill.Distillation)
+    nn.Module.__init__(module)
+    module.schedule, module.student, module.target = teacher.Schedule(), "student", "target"
+    module.teacher = SimpleNamespace(condition=lambda ids, keep: {"keep": keep})
+    asked = []
+
+    def consistency(unet, z, t, w_embedding, condition):
+        asked.append((unet, t.tolist(), w_embedding))
+        return z
+
+    module.consistency = consistency
+    module.guided_solver_step = lambda z, t, t_next, w, condition: z + 1
+    latents = torch.zeros(2, 4, 4, 4)
+    index = torch.tensor([0, 49])
+    loss = module(latents, torch.zeros(2, 5), torch.zeros_like(latents), index, torch.tensor([0.0, 13.0]))
+    assert [(unet, t) for unet, t, _ in asked] == [("target", [0, 979]), ("student", [19, 999])]
+    assert torch.equal(asked[0][2], asked[1][2])
+    assert loss.item() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_frechet_distance_is_that_of_two_gaussians():
+    features = np.random.default_rng(0).normal(size=(500, 3))
+    assert evaluate.frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
+    assert evaluate.frechet_distance(features, features + [3.0, 0, 4]) == pytest.approx(25)
+    centred = features - features.mean(0)
+    spread = np.trace(np.cov(centred.T))  # of the same Gaussian, twice as wide: (2 - 1)^2 times its variance
+    assert evaluate.frechet_distance(centred, 2 * centred) == pytest.approx(spread)
+
+
+def test_accuracies_count_what_the_judge_got_right():
+    rows = [
+        dict(subjects=[0], background=1, palette=0, medium=0),
+        dict(subjects=[2, 1], background=0, palette=1, medium=0),
+    ]
+    rows += [dict(subjects=[1, 1], background=2, palette=2, medium=1)]
+    scores = {
+        "subject": torch.tensor([[9.0, 1, 2], [0, 5, 6], [5, 4, 1]]),  # right, both right, wrong
+        "background": torch.eye(3)[[1, 0, 0]],
+        "palette": torch.eye(3)[[2, 1, 0]],
+        "medium": torch.eye(3)[[0, 1, 1]],
+    }
+    found = judging.accuracies(scores, rows)
+    assert found == {"subject": 2 / 3, "background": 2 / 3, "palette": 1 / 2, "medium": 1.0}
+
+
 def test_the_judge_is_not_asked_what_a_picture_cannot_show():
     def row(background, palette=None, medium=None):
         names = (None, *PALETTES).index(palette), (None, *MEDIUMS).index(medium)
@@ -304,6 +383,26 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(tmp_path,
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
     start = run("start", 1)
     assert not any(torch.equal(whole[name], start[name]) for name in whole)  # every kind of layer was trained
+
+
+def test_a_checkpoint_of_other_inputs_is_not_resumed(tmp_path):
+    def run(made_from, resume):
+        settings = loop.Settings(tmp_path, steps=1, resume=resume)
+        module = nn.Linear(1, 1)
+        loop.train("x", module, lambda m, _: m.weight.sum(), settings, loop.make_accelerator(), made_from=made_from)
+
+    run("these weights", resume=False)
+    run("these weights", resume=True)
+    with pytest.raises(ValueError, match="x was begun with other weights .* leave out --resume"):
+        run("other weights", resume=True)
+    run("other weights", resume=False)
+
+
+def test_a_fingerprint_is_of_weights_alone():
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    assert loop.fingerprint(first) == loop.fingerprint(second)
+    second.weight.data[1] += 1e-3
+    assert loop.fingerprint(first) != loop.fingerprint(second)
 
 
 def test_without_resume_a_stage_starts_over(tmp_path):
@@ -378,7 +477,68 @@ def test_evaluate_writes_the_card(work):
     assert card.startswith("---") or card.startswith("# ")
     for word in ("LCM", "DDIM", "DPM-Solver++", "Fluent Emoji", "MIT"):
         assert word in card
-    Image.open(work / "card" / "contact_sheet.jpg").verify()
+    for name in ("contact_sheet", "guide_prompts"):
+        Image.open(work / "card" / f"{name}.jpg").verify()
+
+
+def test_held_out_captions_were_never_trained_on(work, tmp_path):
+    captions, _ = evaluate.held_out_cases(work, 5, 1)
+    copy = tmp_path / "data"
+    copy.mkdir()
+    (copy / "captions.json").write_text(json.dumps(captions[:2]))
+    assert evaluate.held_out_cases(tmp_path, 3, 1)[0] == captions[2:]
+    assert not set(captions) & set(data.captions(work))
+
+
+@pytest.mark.parametrize(("subject", "outcome"), [(0.95, "reached"), (0.8, "least reached"), (0.5, "**missed**")])
+def test_the_card_says_what_was_reached(work, tmp_path, subject, outcome):
+    figures = json.loads((work / "card" / "figures.json").read_text())
+    lcm = card.find(figures, "LCM", 4)
+    lcm["subject"] = subject
+    text = card.write(tmp_path, figures).read_text()
+    assert f"| subject | {100 * subject:.1f} % | 90.0 % | 75.0 % | {outcome} |" in text
+    lcm["seconds"] = 2.0
+    assert "| seconds a picture | 2.00 | at most 1.00 |  | **missed** |" in card.write(tmp_path, figures).read_text()
+
+
+def test_latents_of_another_encoder_are_not_used(work, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge*", "card", "decoder"))
+    before = np.load(copy / "latents.npy")
+    assert torch.equal(teacher.encode_pictures(copy, torch.device("cpu")), torch.from_numpy(before))
+    vae = AutoencoderTiny.from_pretrained(copy / "vae")
+    vae.encoder.layers[-1].bias.data += 1
+    vae.save_pretrained(copy / "vae")
+    after = teacher.encode_pictures(copy, torch.device("cpu")).float().numpy()
+    np.testing.assert_allclose(after - before, 1, atol=0.1)
+
+
+def test_a_decoder_that_goes_on_learning_reaches_the_base(work, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge*", "card"))
+    step = json.loads((copy / "decoder" / "state.json").read_text())["step"]
+    encoder = AutoencoderTiny.from_pretrained(copy / "vae").encoder
+    before = loop.fingerprint(AutoencoderTiny.from_pretrained(copy / "base" / "vae").decoder)
+    main(["autoencoder", "--smoke", "--work", str(copy), "--resume", "--steps", str(5 * (step + 1))])
+    vae = AutoencoderTiny.from_pretrained(copy / "base" / "vae")
+    assert loop.fingerprint(vae.decoder) != before
+    assert loop.fingerprint(vae.encoder) == loop.fingerprint(encoder)  # the latents stay good
+
+
+def test_two_processes_train_as_one(work, tmp_path):
+    """As `accelerate launch` does it: twice the samples an update, one set of files."""
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge*", "card"))
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes=2",
+        "--num_cpu_threads_per_process=1",
+    ]
+    launch += ["-m", "lcm_nb.training", "distill", "--smoke", "--steps=2", "--batch-size=2", f"--work={copy}"]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((copy / "distill" / "state.json").read_text())
+    assert (state["step"], state["samples"]) == (2, 8)
 
 
 def test_resume_on_the_command_line_continues_a_stage(work, tmp_path):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from .loop import Settings
 
-# stage -> defaults; each stage is a module of this package with run(settings)
+# stage -> defaults, those of the family that ships; each stage is a module of this package with run(settings)
 STAGES = {
     "data": dict(steps=60_000),
-    "geometry": dict(minutes=10, batch_size=16, learning_rate=1.5e-3),
-    "autoencoder": dict(minutes=90, batch_size=16, learning_rate=1.5e-3),
-    "teacher": dict(minutes=240, batch_size=64, learning_rate=8e-4),
-    "distill": dict(minutes=60, batch_size=48, learning_rate=3e-4),
-    "judge": dict(minutes=12, batch_size=64, learning_rate=2e-3),
+    "geometry": dict(minutes=8, batch_size=16, learning_rate=1.5e-3),
+    "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
+    "teacher": dict(minutes=120, batch_size=64, learning_rate=1e-3),
+    "distill": dict(minutes=35, batch_size=48, learning_rate=3e-4),
+    "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
     "evaluate": dict(),
     "ship": dict(),
 }

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from diffusers import AutoencoderTiny
 
 from .data import pictures
-from .loop import Settings, make_accelerator, train
+from .loop import FLOAT32, Settings, make_accelerator, train
 
 CROP = 96
 PICTURES = 8_000
@@ -95,14 +96,19 @@ def run(settings: Settings) -> Path:
     """Train both halves, normalise the latents, train the decoder on; save to ``work/vae``."""
     torch.manual_seed(settings.seed)
     data, folder = load_pictures(settings.work), settings.work / "vae"
-    module = Autoencoding(build(), noise=0.1)
-    fit("autoencoder", module, data, CROP, settings, share=0.6)
-    normalise(module.vae, as_images(data[-512:]))
-    save(module.vae, folder)  # from here on the encoder is final: the next stages may start
+    if settings.resume and (settings.work / "decoder" / "state.json").exists():
+        module = Autoencoding(AutoencoderTiny.from_pretrained(folder, **FLOAT32), noise=0.05)
+    else:
+        module = Autoencoding(build(), noise=0.1)
+        fit("autoencoder", module, data, CROP, settings, share=0.6)
+        normalise(module.vae, as_images(data[-512:]))
+        save(module.vae, folder)  # from here on the encoder is final: the next stages may start
     module.vae.encoder.requires_grad_(False)
     module.noise = 0.05
     fit("decoder", module, data, CROP + 32, replace(settings, batch_size=settings.batch_size // 2), share=0.4)
     save(module.vae, folder)
+    if (settings.work / "base").exists():  # the teacher was there first, with the decoder of that time
+        save(module.vae, settings.work / "base" / "vae")
     return folder
 
 
@@ -150,7 +156,9 @@ def _crops(data: np.ndarray, count: int, crop: int, generator: torch.Generator) 
 
 
 def save(vae: AutoencoderTiny, folder: Path) -> None:
-    """Save in half precision, without the redundant config entry that makes loading warn."""
+    """Save in half precision, without the redundant config entry that makes loading warn; one process does it."""
+    if not PartialState().is_main_process:
+        return
     copy.deepcopy(vae).cpu().half().save_pretrained(folder)
     drop_derived(folder)
 

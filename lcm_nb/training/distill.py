@@ -11,15 +11,15 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
-from .loop import FLOAT32, Settings, made_by, make_accelerator, train
+from .loop import FLOAT32, Settings, fingerprint, made_by, make_accelerator, train
 from .teacher import Batches, Teacher, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
-W_RANGE = (1.0, 13.0)  # guidance_scale - 1
+W_RANGE = (0.0, 13.0)  # guidance_scale - 1; at 0 there is no guidance
 W_WIDTH = 256  # of the sinusoidal embedding of w
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 HUBER_C = 1e-3
@@ -118,7 +118,8 @@ def run(settings: Settings) -> Path:
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"), **FLOAT32)
-    batches = Batches(work, pipe.tokenizer, accelerator.device)
+    with accelerator.main_process_first():
+        batches = Batches(work, pipe.tokenizer, accelerator.device)
     module = Distillation(Teacher(pipe))
 
     def loss_of(module, generator):
@@ -128,11 +129,9 @@ def run(settings: Settings) -> Path:
         w = W_RANGE[0] + share * (W_RANGE[1] - W_RANGE[0])
         return module(batch["latents"], batch["ids"], batch["noise"], index, w)
 
-    ema = train(
-        "distill", module, loss_of, settings, accelerator, ema_decay=0.995, after_step=Distillation.update_target
-    )
-    ema.copy_to(module)
-    folder = work / "lcm"
-    module.student.cpu().half().save_pretrained(folder)
-    LCMScheduler.from_config(pipe.scheduler.config)  # fails here, not in a notebook, if the two do not fit
-    return folder
+    made_from = fingerprint(pipe.unet, pipe.text_encoder, pipe.text_encoder_2)
+    options = dict(ema_decay=0.995, after_step=Distillation.update_target, made_from=made_from)
+    train("distill", module, loss_of, settings, accelerator, **options).copy_to(module)
+    if accelerator.is_main_process:
+        module.student.cpu().half().save_pretrained(work / "lcm")
+    return work / "lcm"

@@ -1,10 +1,11 @@
 """Stage 4: measure the family on held-out captions and write its model card."""
 
+import itertools
 import json
-import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from tqdm import tqdm
 
 from ..judge import Judge
 from . import data
+from .autoencoder import HELD_OUT, as_images, psnr
 from .judge import accuracies, right
-from .loop import FLOAT32, Settings, made_by, median_seconds
+from .loop import FLOAT32, Settings, fingerprint, made_by, median_seconds
 from .scenes import Painter, labels
+from .ship import megabytes
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
 SINGLES, PAIRS = 1_000, 300
@@ -35,6 +38,13 @@ SAMPLERS = {  # name -> steps measured
     "DDIM": (1, 2, 4, 8, 25, 50),
     "DPM-Solver++": (1, 2, 4, 8, 25, 50),
 }
+GUIDE_PROMPTS = (
+    "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
+    "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k",
+    "a cute fox",  # the guide adds the trigger word of its style LoRA
+    "the mona lisa",
+    "Mystical fairy in real, magic, 4k picture, high quality",
+)
 SMOKE = dict(singles=4, pairs=2, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
 
 
@@ -58,9 +68,11 @@ def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
     return pipes
 
 
-def held_out_cases(count: int, subjects: int) -> tuple[list[str], list[dict]]:
-    """Return captions and labels of scenes whose label combination was never trained on."""
-    scenes = [data.scene_at(SEED + subjects, i, held_out=True, subjects=subjects) for i in range(count)]
+def held_out_cases(work: Path, count: int, subjects: int) -> tuple[list[str], list[dict]]:
+    """Return captions and labels of scenes whose label combination, and whose caption, was never trained on."""
+    trained = set(data.captions(work))
+    stream = (data.scene_at(SEED + subjects, i, held_out=True, subjects=subjects) for i in itertools.count())
+    scenes = list(itertools.islice(((scene, text) for scene, text in stream if text not in trained), count))
     return [text for _, text in scenes], [labels(scene) for scene, _ in scenes]
 
 
@@ -113,10 +125,16 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
 
 
-def judged(judge: Judge, pipe, steps: int, singles: int, pairs: int, real_features: np.ndarray) -> dict:
-    """Return what the judge sees of one sampler: accuracies on both kinds of captions, Frechet distance."""
-    captions, rows = held_out_cases(singles, 1)
-    pair_captions, pair_rows = held_out_cases(pairs, 2)
+def case_of(name: str, steps: int, pipe, judge: Judge, singles: int, pairs: int) -> dict:
+    """Return what a judged row is a row of."""
+    forwards = steps if name == "LCM" else 2 * steps  # guidance doubles those of an ordinary model
+    weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, judge)
+    return dict(sampler=name, steps=steps, forwards=forwards, weights=weights, captions=[singles, pairs])
+
+
+def judged(judge: Judge, pipe, steps: int, single: tuple, pair: tuple, real_features: np.ndarray) -> dict:
+    """Return what the judge sees of one sampler: accuracies on both kinds of cases, Frechet distance."""
+    (captions, rows), (pair_captions, pair_rows) = single, pair
     scores, features = judge_pictures(judge, generate(pipe, captions, steps))
     pair_scores, _ = judge_pictures(judge, generate(pipe, pair_captions, steps))
     return {
@@ -137,24 +155,26 @@ def measure(
 ) -> dict:
     """Return every figure of the card that the pipelines and the judge give; all times are from this one run.
 
-    Judged rows go to ``work/evaluate/rows.jsonl``; ``resume`` keeps those that are there.
+    Judged rows go to ``work/evaluate/rows.jsonl``; ``resume`` keeps those of the same weights and captions.
     """
     judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
     real, real_rows = real_pictures(judge, work, singles)
     real_scores, real_features = judge_pictures(judge, real)
+    cases = held_out_cases(work, singles, 1), held_out_cases(work, pairs, 2)
     path = work / "evaluate" / "rows.jsonl"
     path.parent.mkdir(exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if resume and path.exists() else []
     table = []
     for name, steps in tqdm([(name, n) for name, ns in samplers.items() for n in ns], desc="samplers"):
-        case = {"sampler": name, "steps": steps, "forwards": steps if name == "LCM" else 2 * steps}
+        case = case_of(name, steps, pipes[name], judge, singles, pairs)
         row = next((row for row in done if case.items() <= row.items()), None)
         if row is None:
-            row = case | judged(judge, pipes[name], steps, singles, pairs, real_features)
+            row = case | judged(judge, pipes[name], steps, *cases, real_features)
             done.append(row)
             path.write_text("".join(json.dumps(row) + "\n" for row in done))
         table.append(row)
     for row in tqdm(table, desc="times"):
+        pipes[row["sampler"]].to("cpu")
         row["seconds"] = seconds_per_image(pipes[row["sampler"]], row["steps"])
     return {
         "captions": singles,
@@ -163,7 +183,8 @@ def measure(
         "real": accuracies(real_scores, real_rows),
         "table": table,
         "peak_memory_mb": peak_memory(work),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "psnr": psnr(pipes["LCM"].vae, as_images(data.pictures(work)[:HELD_OUT])),
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
 
 
@@ -191,16 +212,15 @@ def peak_memory(work: Path) -> float:
     return float(output.strip().splitlines()[-1])
 
 
-def contact_sheet(pipe, count: int = 24) -> tuple[Image.Image, list[str]]:
-    """Return a sheet of held-out captions drawn at four steps, and the captions."""
-    captions, _ = held_out_cases(count, 1)
-    pictures = generate(pipe, captions, 4, batch_size=count)
+def sheet(pipe, captions: Sequence[str], columns: int) -> Image.Image:
+    """Return a sheet of captions drawn at four steps."""
+    pictures = generate(pipe, list(captions), 4)
     images = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures]
-    return make_image_grid(images, rows=count // 6, cols=6), captions
+    return make_image_grid(images, rows=len(images) // columns, cols=columns)
 
 
 def run(settings: Settings) -> Path:
-    """Measure, then write figures.json, contact_sheet.jpg and MODEL_CARD.md to ``work/card``."""
+    """Measure, then write figures.json, two contact sheets and MODEL_CARD.md to ``work/card``."""
     from .card import write
 
     work = settings.work
@@ -208,11 +228,12 @@ def run(settings: Settings) -> Path:
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
     figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
     figures |= dict(training=training_cost(work), geometry=geometry)
-    sheet, captions = contact_sheet(pipes["LCM"])
+    figures["contact_sheet"] = held_out_cases(work, 24, 1)[0]
     folder = work / "card"
     folder.mkdir(exist_ok=True)
-    sheet.save(folder / "contact_sheet.jpg", quality=88)
-    figures["contact_sheet"] = captions
+    sheet(pipes["LCM"], figures["contact_sheet"], 6).save(folder / "contact_sheet.jpg", quality=88)
+    sheet(pipes["LCM"], GUIDE_PROMPTS, 5).save(folder / "guide_prompts.jpg", quality=88)
+    figures["megabytes"] = megabytes(work)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     write(folder, figures)
     return folder

@@ -100,7 +100,8 @@ def run(settings: Settings) -> Path:
     count, checks = (64, 20) if settings.smoke else (SCENES, CHECKS)
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    images, rows = _scenes(work, count, settings.seed + data.JUDGE_SEED)
+    with accelerator.main_process_first():
+        images, rows = _scenes(work, count, settings.seed + data.JUDGE_SEED)
     targets = targets_of(rows)
     module = Judging(build())
 
@@ -111,12 +112,12 @@ def run(settings: Settings) -> Path:
 
     train("judge-training", module, loss_of, settings, accelerator)
     judge = module.judge.cpu().eval()
-    figures = check(judge, work, checks, settings.seed)
-    folder = work / "judge"
-    judge.half().save_pretrained(folder)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2))
-    print(json.dumps(figures))
-    return folder
+    if accelerator.is_main_process:
+        figures = check(judge, work, checks, settings.seed)
+        judge.half().save_pretrained(work / "judge")
+        (work / "judge-training" / "figures.json").write_text(json.dumps(figures, indent=2))
+        print(json.dumps(figures))
+    return work / "judge"
 
 
 @torch.no_grad()

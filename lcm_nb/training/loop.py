@@ -1,5 +1,6 @@
 """The training loop that every stage shares: budget, progress, checkpoints, resume."""
 
+import hashlib
 import json
 import math
 import statistics
@@ -43,6 +44,15 @@ def made_by(stage: str, path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `python -m lcm_nb.training {stage}` first")
     return path
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """Return 16 hexadecimal digits that stand for the modules' weights."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for tensor in module.state_dict().values():
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
@@ -148,12 +158,19 @@ def train(
     ema_decay: float = 0.999,
     after_step: Callable[[nn.Module], None] | None = None,
     report: Callable[[], dict] | None = None,
+    made_from: str = "",
 ) -> Ema:
     """Minimise ``loss_of(module, generator)`` and return the averaged weights.
 
     A checkpoint (weights, average, optimizer, counters) goes to ``work/name`` every
-    two minutes and at the end; ``settings.resume`` continues from it. Each line of
-    ``work/name/log.jsonl`` holds step, minutes, samples, the mean loss and the device.
+    two minutes and at the end; ``settings.resume`` continues from it. Lines of
+    ``work/name/log.jsonl`` hold step, minutes, samples, the device, and the mean loss
+    or what ``report()`` returns.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint to resume was ``made_from`` something else.
     """
     folder = settings.work / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +179,7 @@ def train(
     state = {"step": 0, "minutes": 0.0, "samples": 0}
     ema = Ema(module, ema_decay)
     if settings.resume and (folder / "state.json").exists():
-        state = _restore(folder, module, ema, optimizer)
+        state = _restore(folder, module, ema, optimizer, made_from)
     raw = module
     module = accelerator.prepare(module)
     generator = torch.Generator(accelerator.device)
@@ -172,6 +189,8 @@ def train(
     losses = []
     while True:
         progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
+        if accelerator.num_processes > 1:  # all must stop at the same step: the furthest one decides
+            progress = float(accelerator.gather(torch.tensor([progress], device=accelerator.device)).max())
         if progress >= 1:
             break
         with accelerator.autocast():
@@ -195,11 +214,11 @@ def train(
             bar.set_postfix(loss=f"{mean:.4f}", minutes=f"{state['minutes']:.1f}")
             _log(folder, {**state, "loss": mean}, accelerator)
         if now - saved > 120:
-            _save(folder, raw, ema, optimizer, state, accelerator)
+            _save(folder, raw, ema, optimizer, state | {"made_from": made_from}, accelerator)
             if report:
                 _log(folder, {**state, **report()}, accelerator)
             saved = time.monotonic()
-    _save(folder, raw, ema, optimizer, state, accelerator)
+    _save(folder, raw, ema, optimizer, state | {"made_from": made_from}, accelerator)
     bar.close()
     return ema
 
@@ -233,9 +252,11 @@ def _save(folder, module, ema, optimizer, state, accelerator) -> None:
     (folder / "state.json").write_text(json.dumps({**state, "ema_count": ema.count}))
 
 
-def _restore(folder, module, ema, optimizer) -> dict:
-    tensors = load_file(folder / "state.safetensors")
+def _restore(folder, module, ema, optimizer, made_from: str) -> dict:
     state = json.loads((folder / "state.json").read_text())
+    if state.pop("made_from", "") != made_from:
+        raise ValueError(f"{folder} was begun with other weights than those there are now; leave out --resume.")
+    tensors = load_file(folder / "state.safetensors")
     ema.count = state.pop("ema_count")
     with torch.no_grad():
         for name, value in module.state_dict().items():

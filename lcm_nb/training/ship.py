@@ -23,10 +23,15 @@ def run(settings: Settings) -> Path:
     return ship(settings.work, settings.work / "shipped" if settings.smoke else TARGET)
 
 
+def megabytes(work: Path) -> float:
+    """Return the size of what there is to ship."""
+    return sum(file.stat().st_size for name in PARTS for file in (work / name).rglob("*") if file.is_file()) / 1e6
+
+
 def ship(work: Path, target: Path) -> Path:
     """Copy the parts from ``work`` to ``target``; the card's files go to its top."""
     folders = {name: made_by(stage, work / name) for name, stage in PARTS.items()}
-    size = sum(file.stat().st_size for folder in folders.values() for file in folder.rglob("*") if file.is_file()) / 1e6
+    size = megabytes(work)
     if size > LIMIT_MB:
         raise ValueError(f"the family takes {size:.1f} MB, and the package may carry {LIMIT_MB} MB; make it smaller")
     shutil.rmtree(target, ignore_errors=True)

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from . import text
 from .autoencoder import as_images, drop_derived
 from .data import captions, pictures
-from .loop import FLOAT32, Settings, made_by, make_accelerator, train
+from .loop import FLOAT32, Settings, fingerprint, made_by, make_accelerator, train
 
 DROP = 0.1  # share of captions left out, for classifier-free guidance
 SNR_CLIP = 5.0  # min-SNR weighting, on SNR + 1 as the velocity has it: full weight at high noise
@@ -160,14 +160,14 @@ class Batches:
 
 @torch.no_grad()
 def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> torch.Tensor:
-    """Return all pictures' latents, (N, C, h, w) float16; they are kept in ``work/latents.npy``."""
-    path = work / "latents.npy"
+    """Return all pictures' latents, (N, C, h, w) float16; they are kept in ``work/latents.npy`` for this encoder."""
+    path, label = work / "latents.npy", work / "latents.txt"
     data = pictures(work)
-    if path.exists():
-        latents = torch.from_numpy(np.load(path))
-        if len(latents) == len(data):
-            return latents
-    vae = AutoencoderTiny.from_pretrained(work / "vae").to(device, memory_format=torch.channels_last).eval()
+    vae = AutoencoderTiny.from_pretrained(work / "vae").eval()
+    made_from = f"{fingerprint(vae.encoder)}, {len(data)} pictures"
+    if path.exists() and label.exists() and label.read_text() == made_from:
+        return torch.from_numpy(np.load(path))
+    vae.to(device, memory_format=torch.channels_last)
     parts = []
     for start in tqdm(range(0, len(data), batch_size), desc="encode"):
         with torch.autocast(device.type, torch.bfloat16):
@@ -175,6 +175,7 @@ def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> t
         parts.append(latents.half().contiguous().cpu())
     latents = torch.cat(parts)
     np.save(path, latents.numpy())
+    label.write_text(made_from)
     return latents
 
 
@@ -184,21 +185,21 @@ def run(settings: Settings) -> Path:
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"))
-    tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
-    batches = Batches(work, tokenizer, accelerator.device)
+    with accelerator.main_process_first():
+        tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
+        batches = Batches(work, tokenizer, accelerator.device)
     pipe = build_pipeline(vae, tokenizer, side=batches.latents.shape[-1])
     if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
         pipe = StableDiffusionXLPipeline.from_pretrained(work / "base", vae=vae, **FLOAT32)  # weights are a start, too
     teacher = Teacher(pipe)
-    ema = train(
-        "teacher",
-        teacher,
-        lambda module, generator: module(**batches(settings.batch_size, generator)),
-        settings,
-        accelerator,
-    )
-    ema.copy_to(teacher)
-    save_pipeline(pipe, work / "base")
+
+    def loss_of(module, generator):
+        return module(**batches(settings.batch_size, generator))
+
+    train("teacher", teacher, loss_of, settings, accelerator, made_from=fingerprint(vae.encoder)).copy_to(teacher)
+    if accelerator.is_main_process:
+        pipe.vae = AutoencoderTiny.from_pretrained(work / "vae")  # its decoder may have gone on learning meanwhile
+        save_pipeline(pipe, work / "base")
     return work / "base"
 
 
