@@ -19,7 +19,6 @@ from diffusers import (
 )
 from diffusers.utils import make_image_grid
 from PIL import Image
-from scipy.linalg import sqrtm
 from tqdm import tqdm
 
 from ..judge import Judge
@@ -104,8 +103,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Frechet distance of two (N, C) feature sets, each taken as a Gaussian."""
     mean = np.square(first.mean(0) - second.mean(0)).sum()
     one, two = np.cov(first.T), np.cov(second.T)
-    root = sqrtm(one @ two)
-    return float(mean + np.trace(one + two - 2 * root.real))
+    root = np.sqrt(np.linalg.eigvals(one @ two).real.clip(min=0)).sum()  # trace of the matrix root
+    return float(mean + np.trace(one + two) - 2 * root)
 
 
 def seconds_per_image(pipe, steps: int, *, repeats: int = 3) -> float:
