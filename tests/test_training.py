@@ -277,7 +277,7 @@ def test_the_guided_solver_step_is_that_of_the_paper(monkeypatch, w):
 
 
 def test_the_student_aims_at_the_target_one_solver_step_nearer_to_the_picture(monkeypatch):
-    """Eq. 16: the student at t_{n+k}, the target at t_n, both with the same w."""
+    """Eq. 16: the student at t_{n+k}, the target at t_n, both told the same w; the solver gets it in its unit."""
     module = distill.Distillation.__new__(distill.Distillation)
     nn.Module.__init__(module)
     module.schedule, module.student, module.target = teacher.Schedule(), "student", "target"
@@ -289,12 +289,20 @@ def test_the_student_aims_at_the_target_one_solver_step_nearer_to_the_picture(mo
         return z
 
     module.consistency = consistency
-    module.guided_solver_step = lambda z, t, t_next, w, condition: z + 1
+    strengths = []
+
+    def guided_solver_step(z, t, t_next, w, condition):
+        strengths.append(w)
+        return z + 1
+
+    module.guided_solver_step = guided_solver_step
     latents = torch.zeros(2, 4, 4, 4)
     index = torch.tensor([0, 49])
     loss = module(latents, torch.zeros(2, 5), torch.zeros_like(latents), index, torch.tensor([0.0, 13.0]))
     assert [(unet, t) for unet, t, _ in asked] == [("target", [0, 979]), ("student", [19, 999])]
     assert torch.equal(asked[0][2], asked[1][2])
+    torch.testing.assert_close(strengths[0], torch.tensor([0.0, 13.0]) * distill.W_UNIT)
+    assert torch.equal(asked[0][2], distill.embed_w(torch.tensor([0.0, 13.0])))
     assert loss.item() == pytest.approx(1.0, abs=2e-3)
 
 

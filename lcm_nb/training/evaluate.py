@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..judge import Judge
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
+from .distill import W_UNIT
 from .judge import accuracies, right
 from .loop import FLOAT32, Settings, fingerprint, made_by, median_seconds
 from .scenes import Painter, labels
@@ -31,7 +32,9 @@ from .ship import megabytes
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
 SINGLES, PAIRS = 1_000, 300
-GUIDANCE = 8.0
+GUIDANCE = 8.0  # the LCM's
+TEACHER_GUIDANCE = 1 + W_UNIT * (GUIDANCE - 1)  # what the LCM's was distilled from
+TRIAL_SCALES, TRIAL_STEPS = (1.0, 2.0, TEACHER_GUIDANCE, 5.0, 8.0), 12
 SAMPLERS = {  # name -> steps measured
     "LCM": (1, 2, 4, 8),
     "DDIM": (1, 2, 4, 8, 25, 50),
@@ -82,14 +85,16 @@ def arrange(pipe, memory_format: torch.memory_format) -> None:
     pipe.vae.use_slicing = memory_format == torch.channels_last  # a batch of decoded pictures fits no cache
 
 
-def generate(pipe, captions: list[str], steps: int, *, batch_size: int = 16) -> torch.Tensor:
+def generate(
+    pipe, captions: list[str], steps: int, guidance_scale: float = GUIDANCE, *, batch_size: int = 16
+) -> torch.Tensor:
     """Return (N, 3, H, W) pictures in 0..1, each from a seed of its own."""
     parts = []
     for start in range(0, len(captions), batch_size):
         batch = captions[start : start + batch_size]
         generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(batch))]
         pictures = pipe(
-            batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
+            batch, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generators, output_type="pt"
         ).images
         parts.append(pictures.float().cpu())
     return torch.cat(parts)
@@ -115,7 +120,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def seconds_per_image(pipe, steps: int, *, repeats: int = 3) -> float:
-    """Return the median time of one picture, decoding included, after one warm-up."""
+    """Return the median time of one picture, decoding included and guidance on, after one warm-up."""
 
     def draw():
         pipe("a cute fox", num_inference_steps=steps, guidance_scale=GUIDANCE, generator=torch.manual_seed(0))
@@ -131,23 +136,48 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
 
 
-def case_of(name: str, steps: int, pipe, judge: Judge, singles: int, pairs: int) -> dict:
+def case_of(name: str, steps: int, guidance: float, pipe, judge: Judge, captions: tuple[int, ...]) -> dict:
     """Return what a judged row is a row of."""
-    forwards = steps if name == "LCM" else 2 * steps  # guidance doubles those of an ordinary model
     weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, judge)
-    return dict(sampler=name, steps=steps, forwards=forwards, weights=weights, captions=[singles, pairs])
+    return dict(sampler=name, steps=steps, guidance=guidance, weights=weights, captions=list(captions))
 
 
-def judged(judge: Judge, pipe, steps: int, single: tuple, pair: tuple, real_features: np.ndarray) -> dict:
-    """Return what the judge sees of one sampler: accuracies on both kinds of cases, Frechet distance."""
+def judged(judge: Judge, pipe, case: dict, single: tuple, pair: tuple, real_features: np.ndarray) -> dict:
+    """Return what the judge sees of one sampler: accuracies on both kinds of captions, Frechet distance."""
     (captions, rows), (pair_captions, pair_rows) = single, pair
-    scores, features = judge_pictures(judge, generate(pipe, captions, steps))
-    pair_scores, _ = judge_pictures(judge, generate(pipe, pair_captions, steps))
+    settings = case["steps"], case["guidance"]
+    scores, features = judge_pictures(judge, generate(pipe, captions, *settings))
+    pair_scores, _ = judge_pictures(judge, generate(pipe, pair_captions, *settings))
     return {
         **accuracies(scores, rows),
         "both": float(right(pair_scores, pair_rows)["subject"].mean()),
         "frechet": frechet_distance(features, real_features),
     }
+
+
+def tried(judge: Judge, pipe, case: dict, single: tuple) -> dict:
+    """Return the accuracies on the first captions alone, for the trial of guidance scales."""
+    count = case["captions"][0]
+    captions, rows = single[0][:count], single[1][:count]
+    return accuracies(judge_pictures(judge, generate(pipe, captions, case["steps"], case["guidance"]))[0], rows)
+
+
+class Rows:
+    """Rows of tables, kept in a file as they are measured, so that ``--resume`` goes on where a run stopped."""
+
+    def __init__(self, path: Path, *, resume: bool):
+        path.parent.mkdir(exist_ok=True)
+        lines = path.read_text().splitlines() if resume and path.exists() else []
+        self.path, self.rows = path, [json.loads(line) for line in lines]
+
+    def row(self, case: dict, measure: Callable[..., dict], *arguments) -> dict:
+        """Return the case with what ``measure(*arguments)`` returns, or returned before."""
+        for row in self.rows:
+            if case.items() <= row.items():
+                return dict(row)
+        self.rows.append(case | measure(*arguments))
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        return dict(self.rows[-1])
 
 
 def measure(
@@ -167,26 +197,24 @@ def measure(
     real, real_rows = real_pictures(judge, work, singles)
     real_scores, real_features = judge_pictures(judge, real)
     cases = held_out_cases(work, singles, 1), held_out_cases(work, pairs, 2)
-    path = work / "evaluate" / "rows.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines()] if resume and path.exists() else []
-    table = []
+    kept = Rows(work / "evaluate" / "rows.jsonl", resume=resume)
+    table, trial, count = [], [], min(singles, 200)
+    for pipe in pipes.values():
+        arrange(pipe, torch.channels_last)
     for name, steps in tqdm([(name, n) for name, ns in samplers.items() for n in ns], desc="samplers"):
-        case = case_of(name, steps, pipes[name], judge, singles, pairs)
-        row = next((row for row in done if case.items() <= row.items()), None)
-        if row is None:
-            arrange(pipes[name], torch.channels_last)
-            row = case | judged(judge, pipes[name], steps, *cases, real_features)
-            done.append(row)
-            path.write_text("".join(json.dumps(row) + "\n" for row in done))
-        table.append(row)
+        guidance = GUIDANCE if name == "LCM" else TEACHER_GUIDANCE
+        case = case_of(name, steps, guidance, pipes[name], judge, (singles, pairs))
+        table.append(kept.row(case, judged, judge, pipes[name], case, *cases, real_features))
+    for guidance in tqdm(TRIAL_SCALES, desc="guidance"):
+        case = case_of("DDIM", TRIAL_STEPS, guidance, pipes["DDIM"], judge, (count,))
+        trial.append(kept.row(case, tried, judge, pipes["DDIM"], case, cases[0]))
     for row in tqdm(table, desc="times"):
         arrange(pipes[row["sampler"]].to("cpu"), torch.contiguous_format)
         row["seconds"] = seconds_per_image(pipes[row["sampler"]], row["steps"])
     return {
         "captions": singles,
         "pair_captions": pairs,
-        "guidance_scale": GUIDANCE,
+        "guidance_trial": trial,
         "real": accuracies(real_scores, real_rows),
         "table": table,
         "peak_memory_mb": peak_memory(work),
