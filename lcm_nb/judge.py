@@ -37,7 +37,7 @@ class Judge(ModelMixin, ConfigMixin):
         palettes: list[str],
         mediums: list[str],
         pixels: int = 128,
-        widths: tuple[int, ...] = (24, 48, 96, 160, 224),
+        widths: tuple[int, ...] = (24, 48, 96, 128, 128),
     ):
         super().__init__()
         layers, channels = [], 3

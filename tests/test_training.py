@@ -21,6 +21,7 @@ from lcm_nb.profiles import DTYPE_ARGUMENT
 from lcm_nb.training import card, data, distill, evaluate, loop, scenes, ship, teacher
 from lcm_nb.training import judge as judging
 from lcm_nb.training.__main__ import STAGES, main
+from lcm_nb.training.styles import STYLES
 from lcm_nb.training.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
 
 COUNT = 400  # scenes looked at
@@ -313,6 +314,22 @@ def test_frechet_distance_is_that_of_two_gaussians():
     centred = features - features.mean(0)
     spread = np.trace(np.cov(centred.T))  # of the same Gaussian, twice as wide: (2 - 1)^2 times its variance
     assert evaluate.frechet_distance(centred, 2 * centred) == pytest.approx(spread)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_is_a_look_of_its_own(painter, style):
+    scene, text = data.styled_scene_at(5, 3, style, subjects=1)
+    assert text.startswith(f"{style}, ")
+    assert (scene.palette, scene.medium) == (None, None)
+    picture = STYLES[style](painter, scene)
+    assert picture.shape == (scenes.CANVAS, scenes.CANVAS, 3)
+    assert np.abs(picture.astype(int) - painter.draw(scene)).mean() > 8
+
+
+def test_styled_scenes_are_held_out_by_what_they_show():
+    trained = {repr(data.styled_scene_at(5, i, "neon")[0].held_out) for i in range(50)}
+    kept = {repr(data.styled_scene_at(5, i, "neon", held_out=True)[0].held_out) for i in range(50)}
+    assert (trained, kept) == ({"False"}, {"True"})
 
 
 def test_accuracies_count_what_the_judge_got_right():

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from tqdm import tqdm
 
 from .loop import Settings, made_by
 from .scenes import CANVAS, Painter, Scene, caption, labels, sample_scene
+from .styles import STYLES
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
 JUDGE_SEED = 1_000_003  # the judge never sees the generator's scenes
+STYLE_SEED = 3_000_017
 
 
 def icons(work: Path) -> Path:
@@ -42,15 +45,28 @@ def scene_at(seed: int, index: int, *, held_out: bool = False, subjects: int | N
     return scene, caption(scene, rng)
 
 
+def styled_scene_at(seed: int, index: int, style: str, **options) -> tuple[Scene, str]:
+    """Return scene number ``index`` as a style shows it, with a caption that begins with the style's name."""
+    rng = np.random.default_rng((seed, index))
+    options = {"held_out": False, **options}
+    while True:  # a style leaves no room for palette and medium, and what is held out is so without them
+        scene = replace(sample_scene(rng, **options), palette=None, medium=None)
+        if scene.held_out == options["held_out"]:
+            return scene, f"{style}, {caption(scene, rng)}"
+
+
 def _render(job: tuple) -> None:
-    path, icon_path, seed, start, stop = job
+    path, icon_path, seed, style, start, stop = job
     painter = Painter(icon_path)
     pictures = np.lib.format.open_memmap(path, mode="r+")
     for index in range(start, stop):
-        pictures[index] = painter.draw(scene_at(seed, index)[0])
+        if style is None:
+            pictures[index] = painter.draw(scene_at(seed, index)[0])
+        else:
+            pictures[index] = STYLES[style](painter, styled_scene_at(seed, index, style)[0])
 
 
-def run(settings: Settings, *, name: str = "data", seed: int | None = None) -> Path:
+def run(settings: Settings, *, name: str = "data", seed: int | None = None, style: str | None = None) -> Path:
     """Write ``settings.steps`` captioned pictures to ``work/name``; what is there already stays."""
     folder, count = settings.work / name, settings.steps
     seed = settings.seed if seed is None else seed
@@ -60,10 +76,10 @@ def run(settings: Settings, *, name: str = "data", seed: int | None = None) -> P
         return folder
     path, icon_path = folder / "pictures.npy", icons(settings.work)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, CANVAS, CANVAS, 3)).flush()
-    jobs = [(path, icon_path, seed, i, min(i + 250, count)) for i in range(0, count, 250)]
+    jobs = [(path, icon_path, seed, style, i, min(i + 250, count)) for i in range(0, count, 250)]
     with ProcessPoolExecutor() as pool:
         list(tqdm(pool.map(_render, jobs), total=len(jobs), desc=f"{name} x 250"))
-    scenes = [scene_at(seed, i) for i in range(count)]
+    scenes = [styled_scene_at(seed, i, style) if style else scene_at(seed, i) for i in range(count)]
     (folder / "labels.json").write_text(json.dumps([labels(scene) for scene, _ in scenes]))
     done.write_text(json.dumps([text for _, text in scenes]))
     return folder

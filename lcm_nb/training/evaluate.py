@@ -25,7 +25,7 @@ from ..judge import Judge
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
 from .distill import W_UNIT
-from .judge import accuracies, right
+from .judge import accuracies, judge_pictures, right
 from .loop import FLOAT32, Settings, fingerprint, made_by, median_seconds
 from .scenes import Painter, labels
 from .ship import megabytes
@@ -98,17 +98,6 @@ def generate(
         ).images
         parts.append(pictures.float().cpu())
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """Return the judge's scores and features."""
-    scores, features = [], []
-    for batch in pictures.split(100):
-        found = judge.features(batch)
-        features.append(found)
-        scores.append({name: head(found) for name, head in judge.heads.items()})
-    return {name: torch.cat([s[name] for s in scores]) for name in scores[0]}, torch.cat(features).double().numpy()
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Train the judge on fresh scenes, with seeds that the generator never uses."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from ..judge import Judge
 from . import data
 from .loop import Settings, make_accelerator, train
 from .scenes import Painter, labels
+from .styles import STYLES
 from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN, SUBJECTS
 
 SCENES = 24_000
 CHECKS = 2_000
+STYLED = 6  # for each style, one scene more for so many ordinary ones
+CLASSES = ["none", *MEDIUMS, *STYLES]  # of the head "medium"
 
 
 class Judging(nn.Module):
@@ -33,7 +37,7 @@ class Judging(nn.Module):
 
 
 def build() -> Judge:
-    return Judge(list(SUBJECTS), list(BACKGROUNDS), ["none", *PALETTES], ["none", *MEDIUMS])
+    return Judge(list(SUBJECTS), list(BACKGROUNDS), ["none", *PALETTES], CLASSES)
 
 
 def targets_of(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -63,9 +67,9 @@ def counted(rows: list[dict]) -> dict[str, np.ndarray]:
     Palette and medium count where one is named. Which colour a plain background has
     cannot be seen in a pencil sketch, in monochrome or in sepia.
     """
-    palettes, mediums = [None, *PALETTES], [None, *MEDIUMS]
+    palettes = [None, *PALETTES]
     grey = [
-        mediums[row["medium"]] == "pencil sketch" or palettes[row["palette"]] in ("monochrome", "sepia") for row in rows
+        CLASSES[row["medium"]] == "pencil sketch" or palettes[row["palette"]] in ("monochrome", "sepia") for row in rows
     ]
     plain = [BACKGROUNDS[row["background"]] in PLAIN for row in rows]
     return {
@@ -80,6 +84,17 @@ def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, f
     """Return the share of counted rows that the judge got right, for each head."""
     correct, counts = right(scores, rows), counted(rows)
     return {name: float(correct[name][counts[name]].mean()) for name in counts}
+
+
+@torch.no_grad()
+def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Return the judge's scores and features."""
+    scores, features = [], []
+    for batch in pictures.split(100):
+        found = judge.features(batch)
+        features.append(found)
+        scores.append({name: head(found) for name, head in judge.heads.items()})
+    return {name: torch.cat([s[name] for s in scores]) for name in scores[0]}, torch.cat(features).double().numpy()
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -106,7 +121,7 @@ def run(settings: Settings) -> Path:
     module = Judging(build())
 
     def loss_of(module, generator):
-        picks = torch.randint(count, (settings.batch_size,), generator=generator, device=generator.device).cpu()
+        picks = torch.randint(len(rows), (settings.batch_size,), generator=generator, device=generator.device).cpu()
         batch = images[picks].to(accelerator.device).permute(0, 3, 1, 2).float() / 255
         return module(augment(batch, generator), {k: v[picks].to(accelerator.device) for k, v in targets.items()})
 
@@ -122,21 +137,37 @@ def run(settings: Settings) -> Path:
 
 @torch.no_grad()
 def check(judge: Judge, work: Path, count: int, seed: int) -> dict[str, float]:
-    """Return the judge's accuracy on held-out real scenes, one subject each."""
-    painter = Painter(data.icons(work))
-    scenes = [data.scene_at(seed + data.JUDGE_SEED + 1, i, held_out=True, subjects=1)[0] for i in range(count)]
-    rows = [labels(scene) for scene in scenes]
-    parts = []
-    for start in range(0, count, 100):
-        drawn = np.stack([painter.draw(scene, judge.config.pixels) for scene in scenes[start : start + 100]])
-        parts.append(judge(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255))
-    scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return accuracies(scores, rows)
+    """Return the judge's accuracy on held-out real scenes, one subject each; "style" is on scenes in a style."""
+    painter, side, stream = Painter(data.icons(work)), judge.config.pixels, seed + data.JUDGE_SEED + 1
+
+    def see(drawn) -> dict[str, torch.Tensor]:
+        parts = []
+        while batch := list(itertools.islice(drawn, 100)):
+            parts.append(judge(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    scenes = [data.scene_at(stream, i, held_out=True, subjects=1)[0] for i in range(count)]
+    figures = accuracies(see(painter.draw(scene, side) for scene in scenes), [labels(scene) for scene in scenes])
+    shares = []
+    for style, paint in STYLES.items():
+        styled = (data.styled_scene_at(stream, i, style, held_out=True, subjects=1)[0] for i in range(count // 10))
+        seen = see(shrink(paint(painter, scene), side) for scene in styled)["medium"].argmax(1)
+        shares.append(float((seen == CLASSES.index(style)).float().mean()))
+    return figures | {"style": float(np.mean(shares))}
+
+
+def shrink(picture: np.ndarray, side: int) -> np.ndarray:
+    """Return an (H, W, 3) picture as (side, side, 3)."""
+    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _scenes(work: Path, count: int, seed: int) -> tuple[torch.Tensor, list[dict]]:
-    folder = data.run(Settings(work, steps=count), name="judge-data", seed=seed)
-    pictures = data.pictures(work, "judge-data")
-    side = build().config.pixels
-    small = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in tqdm(pictures, "resize")]
-    return torch.from_numpy(np.stack(small)), json.loads((folder / "labels.json").read_text())
+    """Return ordinary scenes, and behind them scenes in each style."""
+    side, images, rows = build().config.pixels, [], []
+    for style in (None, *STYLES):
+        name, size = f"judge-{style or 'data'}", count // STYLED if style else count
+        folder = data.run(Settings(work, steps=size), name=name, seed=seed, style=style)
+        images += [shrink(picture, side) for picture in tqdm(data.pictures(work, name), "resize")]
+        found = json.loads((folder / "labels.json").read_text())
+        rows += [row | {"medium": CLASSES.index(style)} for row in found] if style else found
+    return torch.from_numpy(np.stack(images)), rows

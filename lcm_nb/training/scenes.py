@@ -6,6 +6,7 @@ would, ``Painter.draw`` paints it; both depend on nothing but the scene.
 
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -171,6 +172,17 @@ def _background(name: str, rng: np.random.Generator) -> str:
     return _pick(rng, (f"on a {name} background", f"{name} background", f"on {name}", f"on a plain {name} background"))
 
 
+def placements(scene: Scene, rng: np.random.Generator) -> Iterator[tuple]:
+    """Yield name, colour, centre x and y, side in pixels, angle in degrees and mirroring of each subject."""
+    double = len(scene.subjects) == 2
+    feet = CANVAS * (0.86 if scene.background in LANDSCAPES else 0.5)  # a plain backdrop has no ground: centred
+    for i, (name, colour) in enumerate(zip(scene.subjects, scene.colours, strict=True)):
+        side = rng.uniform(114, 128) if double else rng.uniform(164, 196)
+        x = (CANVAS * (0.27 + 0.46 * i) if double else CANVAS * 0.5) + rng.uniform(-8, 8)
+        y = feet - (side / 2 if scene.background in LANDSCAPES else 0) + rng.uniform(-8, 8)
+        yield name, colour, x, y, side, rng.uniform(-5, 5), rng.random() < 0.5
+
+
 class Painter:
     """Paint scenes with the icons of ``icons.json``.
 
@@ -190,14 +202,9 @@ class Painter:
         """Return the picture as (size, size, 3) uint8 RGB."""
         rng = np.random.default_rng(scene.seed)
         canvas = self._backdrop(scene.background, rng)
-        double = len(scene.subjects) == 2
-        feet = CANVAS * (0.86 if scene.background in LANDSCAPES else 0.5)  # a plain backdrop has no ground: centred
-        for i, (name, colour) in enumerate(zip(scene.subjects, scene.colours, strict=True)):
-            side = rng.uniform(114, 128) if double else rng.uniform(164, 196)
-            x = (CANVAS * (0.27 + 0.46 * i) if double else CANVAS * 0.5) + rng.uniform(-8, 8)
-            y = feet - (side / 2 if scene.background in LANDSCAPES else 0) + rng.uniform(-8, 8)
+        for name, colour, x, y, side, angle, flip in placements(scene, rng):
             sprite = self.subject(name) if colour is None else tint(self.subject(name), COLOURS[colour])
-            _paste(canvas, sprite, x, y, side, rng.uniform(-5, 5), flip=rng.random() < 0.5, outline=True)
+            _paste(canvas, sprite, x, y, side, angle, flip=flip, outline=True)
         picture = self._medium(canvas, scene.medium, rng)
         if scene.palette:
             picture = grade(picture, scene.palette)
