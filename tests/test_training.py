@@ -336,8 +336,8 @@ def test_accuracies_count_what_the_judge_got_right():
     rows = [
         dict(subjects=[0], background=1, palette=0, medium=0),
         dict(subjects=[2, 1], background=0, palette=1, medium=0),
+        dict(subjects=[1, 1], background=2, palette=2, medium=1),
     ]
-    rows += [dict(subjects=[1, 1], background=2, palette=2, medium=1)]
     scores = {
         "subject": torch.tensor([[9.0, 1, 2], [0, 5, 6], [5, 4, 1]]),  # right, both right, wrong
         "background": torch.eye(3)[[1, 0, 0]],

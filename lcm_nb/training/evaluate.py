@@ -25,7 +25,7 @@ from ..judge import Judge
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
 from .distill import W_UNIT
-from .judge import accuracies, judge_pictures, right
+from .judge import accuracies, as_batch, judge_pictures, right
 from .loop import FLOAT32, Settings, fingerprint, made_by, median_seconds
 from .scenes import Painter, labels
 from .ship import megabytes
@@ -121,8 +121,8 @@ def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, l
     """Return freshly painted held-out scenes (N, 3, H, W) in 0..1 at the judge's size, and labels."""
     painter = Painter(data.icons(work))
     scenes = [data.scene_at(SEED + 9, i, held_out=True, subjects=1)[0] for i in range(count)]
-    drawn = np.stack([painter.draw(scene, judge.config.pixels) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, [labels(scene) for scene in scenes]
+    drawn = as_batch(painter.draw(scene, judge.config.pixels) for scene in scenes)
+    return drawn, [labels(scene) for scene in scenes]
 
 
 def case_of(name: str, steps: int, guidance: float, pipe, judge: Judge, captions: tuple[int, ...]) -> dict:

@@ -1,7 +1,7 @@
 """Train the judge on fresh scenes, with seeds that the generator never uses."""
 
-import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -86,6 +86,11 @@ def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, f
     return {name: float(correct[name][counts[name]].mean()) for name in counts}
 
 
+def as_batch(pictures: Iterable[np.ndarray]) -> torch.Tensor:
+    """Return (H, W, 3) uint8 pictures as (N, 3, H, W) in 0..1."""
+    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
+
+
 @torch.no_grad()
 def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """Return the judge's scores and features."""
@@ -140,19 +145,14 @@ def check(judge: Judge, work: Path, count: int, seed: int) -> dict[str, float]:
     """Return the judge's accuracy on held-out real scenes, one subject each; "style" is on scenes in a style."""
     painter, side, stream = Painter(data.icons(work)), judge.config.pixels, seed + data.JUDGE_SEED + 1
 
-    def see(drawn) -> dict[str, torch.Tensor]:
-        parts = []
-        while batch := list(itertools.islice(drawn, 100)):
-            parts.append(judge(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
     scenes = [data.scene_at(stream, i, held_out=True, subjects=1)[0] for i in range(count)]
-    figures = accuracies(see(painter.draw(scene, side) for scene in scenes), [labels(scene) for scene in scenes])
+    scores, _ = judge_pictures(judge, as_batch(painter.draw(scene, side) for scene in scenes))
+    figures = accuracies(scores, [labels(scene) for scene in scenes])
     shares = []
     for style, paint in STYLES.items():
         styled = (data.styled_scene_at(stream, i, style, held_out=True, subjects=1)[0] for i in range(count // 10))
-        seen = see(shrink(paint(painter, scene), side) for scene in styled)["medium"].argmax(1)
-        shares.append(float((seen == CLASSES.index(style)).float().mean()))
+        scores, _ = judge_pictures(judge, as_batch(shrink(paint(painter, scene), side) for scene in styled))
+        shares.append(float((scores["medium"].argmax(1) == CLASSES.index(style)).float().mean()))
     return figures | {"style": float(np.mean(shares))}
 
 

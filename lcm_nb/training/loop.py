@@ -188,9 +188,7 @@ def train(
     clock = saved = time.monotonic()
     losses = []
     while True:
-        progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
-        if accelerator.num_processes > 1:  # all must stop at the same step: the furthest one decides
-            progress = float(accelerator.gather(torch.tensor([progress], device=accelerator.device)).max())
+        progress = _progress(state, settings, accelerator)
         if progress >= 1:
             break
         with accelerator.autocast():
@@ -227,6 +225,14 @@ def learning_rate_factor(step: int, progress: float, *, warmup: int = 100) -> fl
     """Linear warm-up, constant for a third of the way, then a cosine to 2 %."""
     fall = min(max((progress - 0.33) / 0.67, 0.0), 1.0)
     return min((step + 1) / warmup, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def _progress(state: dict, settings: Settings, accelerator: Accelerator) -> float:
+    """Return the share of the budget that is spent; the furthest process decides, so that all stop together."""
+    progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
+    if accelerator.num_processes == 1:
+        return progress
+    return float(accelerator.gather(torch.tensor([progress], device=accelerator.device)).max())
 
 
 def _log(folder: Path, row: dict, accelerator: Accelerator) -> None:
