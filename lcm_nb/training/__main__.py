@@ -19,7 +19,7 @@ STAGES = {
     "geometry": dict(minutes=8, batch_size=16, learning_rate=1.5e-3),
     "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=145, batch_size=64, learning_rate=1e-3),
-    "distill": dict(minutes=35, batch_size=48, learning_rate=3e-4),
+    "distill": dict(minutes=42, batch_size=48, learning_rate=3e-4),
     "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
     "evaluate": dict(),
     "ship": dict(),
