@@ -18,7 +18,7 @@ import transformers
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image, PngImagePlugin
 
-from .profiles import Checkpoints, checkpoints, resolve_device, versions
+from .profiles import Checkpoints, checkpoints, resolve_device, reuse_memory, versions
 from .recipes import complete, recipe_for
 
 JSON_CHUNK = "lcm_nb"
@@ -246,6 +246,7 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
             "The guide profile is not ready yet. Use lcm_nb.load(section, profile='mini'), "
             "or set the environment variable LCM_NB_PROFILE=mini."
         )
+    reuse_memory()
     with _no_loading_bars():
         unet = UNet2DConditionModel.from_pretrained(names.unet, use_safetensors=True, **names.loading)
         pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, use_safetensors=True, **names.loading)

@@ -1,6 +1,7 @@
 """The studio against the guide's own code, and every way in which a run can go wrong."""
 
 import json
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -398,3 +399,37 @@ def test_loading_and_drawing_print_no_warning(environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     told = [line for line in done.stderr.splitlines() if line.strip() and "it/s]" not in line]  # but for progress
     assert (told, done.stdout) == ([], "")
+
+
+FAULTS = """
+import resource
+import torch
+from diffusers import AutoencoderTiny
+import lcm_nb
+from lcm_nb import profiles
+
+vae = AutoencoderTiny.from_pretrained(profiles.MINI / "base" / "vae")
+latents = torch.zeros(1, vae.config.latent_channels, 16, 16)
+
+
+@torch.no_grad()
+def faults():
+    vae.decode(latents)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        vae.decode(latents)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+before = faults()
+lcm_nb.load("text-to-image")
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+def test_a_loaded_studio_keeps_the_decoder_s_memory_for_the_next_picture(environment):
+    """Each page that comes fresh from the system is a page fault."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 4

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..judge import Judge
+from ..profiles import reuse_memory
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
 from .distill import W_UNIT
 from .judge import accuracies, as_batch, judge_pictures, right
-from .loop import FLOAT32, Settings, fingerprint, made_by, median_seconds
+from .loop import FLOAT32, Settings, fingerprint, made_by
 from .scenes import Painter, labels
 from .ship import megabytes
 
@@ -108,13 +110,20 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(mean + np.trace(one + two) - 2 * root)
 
 
-def seconds_per_image(pipe, steps: int, *, repeats: int = 3) -> float:
-    """Return the median time of one picture, decoding included and guidance on, after one warm-up."""
+def seconds_per_image(pipes: dict, runs: list[tuple[str, int]], *, rounds: int = 7) -> list[float]:
+    """Return the median time of one picture for each (sampler, steps), decoding included and guidance on.
 
-    def draw():
-        pipe("a cute fox", num_inference_steps=steps, guidance_scale=GUIDANCE, generator=torch.manual_seed(0))
-
-    return median_seconds(draw, repeats=repeats)
+    All runs take turns, so that a machine's slower minutes fall upon all alike; the first round is a warm-up.
+    """
+    reuse_memory()  # as lcm_nb.load does
+    times = []
+    for _ in tqdm(range(rounds + 1), desc="times"):
+        for name, steps in runs:
+            start = time.perf_counter()
+            options = dict(num_inference_steps=steps, guidance_scale=GUIDANCE, generator=torch.manual_seed(0))
+            pipes[name]("a cute fox", **options)
+            times.append(time.perf_counter() - start)
+    return np.median(np.array(times).reshape(rounds + 1, -1)[1:], axis=0).tolist()
 
 
 def real_pictures(judge: Judge, work: Path, count: int) -> tuple[torch.Tensor, list[dict]]:
@@ -197,9 +206,10 @@ def measure(
     for guidance in tqdm(TRIAL_SCALES, desc="guidance"):
         case = case_of("DDIM", TRIAL_STEPS, guidance, pipes["DDIM"], judge, (count,))
         trial.append(kept.row(case, tried, judge, pipes["DDIM"], case, cases[0]))
-    for row in tqdm(table, desc="times"):
-        arrange(pipes[row["sampler"]].to("cpu"), torch.contiguous_format)
-        row["seconds"] = seconds_per_image(pipes[row["sampler"]], row["steps"])
+    for pipe in pipes.values():
+        arrange(pipe.to("cpu"), torch.contiguous_format)
+    for row, seconds in zip(table, seconds_per_image(pipes, [(r["sampler"], r["steps"]) for r in table]), strict=True):
+        row["seconds"] = seconds
     return {
         "captions": singles,
         "pair_captions": pairs,
@@ -215,8 +225,9 @@ def measure(
 MEMORY_PROBE = """
 import re, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from lcm_nb.profiles import DTYPE_ARGUMENT
+from lcm_nb.profiles import DTYPE_ARGUMENT, reuse_memory
 
+reuse_memory()
 work, loading = sys.argv[1], {DTYPE_ARGUMENT: torch.float32}
 unet = UNet2DConditionModel.from_pretrained(work + "/lcm", **loading)
 pipe = StableDiffusionXLPipeline.from_pretrained(work + "/base", unet=unet, **loading)
