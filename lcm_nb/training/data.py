@@ -55,15 +55,17 @@ def styled_scene_at(seed: int, index: int, style: str, **options) -> tuple[Scene
             return scene, f"{style}, {caption(scene, rng)}"
 
 
+def _captioned(seed: int, index: int, style: str | None) -> tuple[Scene, str]:
+    return styled_scene_at(seed, index, style) if style else scene_at(seed, index)
+
+
 def _render(job: tuple) -> None:
     path, icon_path, seed, style, start, stop = job
     painter = Painter(icon_path)
     pictures = np.lib.format.open_memmap(path, mode="r+")
     for index in range(start, stop):
-        if style is None:
-            pictures[index] = painter.draw(scene_at(seed, index)[0])
-        else:
-            pictures[index] = STYLES[style](painter, styled_scene_at(seed, index, style)[0])
+        scene, _ = _captioned(seed, index, style)
+        pictures[index] = STYLES[style](painter, scene) if style else painter.draw(scene)
 
 
 def run(settings: Settings, *, name: str = "data", seed: int | None = None, style: str | None = None) -> Path:
@@ -79,7 +81,7 @@ def run(settings: Settings, *, name: str = "data", seed: int | None = None, styl
     jobs = [(path, icon_path, seed, style, i, min(i + 250, count)) for i in range(0, count, 250)]
     with ProcessPoolExecutor() as pool:
         list(tqdm(pool.map(_render, jobs), total=len(jobs), desc=f"{name} x 250"))
-    scenes = [styled_scene_at(seed, i, style) if style else scene_at(seed, i) for i in range(count)]
+    scenes = [_captioned(seed, i, style) for i in range(count)]
     (folder / "labels.json").write_text(json.dumps([labels(scene) for scene, _ in scenes]))
     done.write_text(json.dumps([text for _, text in scenes]))
     return folder

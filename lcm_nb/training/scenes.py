@@ -198,13 +198,17 @@ class Painter:
         self.subject = lru_cache(maxsize=None)(self._subject)
         self.strokes = _stroke_tiles()
 
+    def coloured(self, name: str, colour: str | None) -> np.ndarray:
+        """Return a subject's sprite, tinted where a colour is named."""
+        sprite = self.subject(name)
+        return sprite if colour is None else tint(sprite, COLOURS[colour])
+
     def draw(self, scene: Scene, size: int = CANVAS) -> np.ndarray:
         """Return the picture as (size, size, 3) uint8 RGB."""
         rng = np.random.default_rng(scene.seed)
         canvas = self._backdrop(scene.background, rng)
         for name, colour, x, y, side, angle, flip in placements(scene, rng):
-            sprite = self.subject(name) if colour is None else tint(self.subject(name), COLOURS[colour])
-            _paste(canvas, sprite, x, y, side, angle, flip=flip, outline=True)
+            _paste(canvas, self.coloured(name, colour), x, y, side, angle, flip=flip, outline=True)
         picture = self._medium(canvas, scene.medium, rng)
         if scene.palette:
             picture = grade(picture, scene.palette)

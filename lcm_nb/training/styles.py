@@ -6,7 +6,7 @@
 import cv2
 import numpy as np
 
-from .scenes import CANVAS, COLOURS, LANDSCAPES, PLAIN, Painter, Scene, placements, tint
+from .scenes import CANVAS, LANDSCAPES, PLAIN, Painter, Scene, placements
 
 TALL = ("evergreen-tree", "deciduous-tree", "palm-tree", "cactus")
 
@@ -16,7 +16,7 @@ def papercut(painter: Painter, scene: Scene) -> np.ndarray:
     rng = np.random.default_rng(scene.seed)
     canvas = _cut_backdrop(painter, scene.background, rng)
     for name, colour, x, y, side, _, flip in placements(scene, rng):
-        sprite = painter.subject(name) if colour is None else tint(painter.subject(name), COLOURS[colour])
+        sprite = painter.coloured(name, colour)
         canvas = _lay(canvas, *_cut_out(sprite[:, ::-1] if flip else sprite, x, y, side))
     grain = cv2.GaussianBlur(rng.standard_normal((CANVAS, CANVAS)).astype(np.float32), (0, 0), 1.0) * 6
     return np.clip(canvas + grain[..., None], 0, 255).astype(np.uint8)
