@@ -10,14 +10,30 @@ import logging
 from .recipes import SECTIONS
 
 __version__ = "0.1.0"
-__all__ = ["SECTIONS", "checkpoints", "info", "load", "reproduce"]
+_HOME = {
+    "canny": "images",
+    "checkpoints": "profiles",
+    "example_image": "images",
+    "info": "profiles",
+    "load": "studio",
+    "reproduce": "studio",
+}
+__all__ = ["SECTIONS", *_HOME]
 
-_HOME = {"checkpoints": "profiles", "info": "profiles", "load": "studio", "reproduce": "studio"}
-
-# Lines that every load would print and that ask nothing of the reader: an
-# AutoencoderTiny serves well in SDXL's pipeline, and no image processor is used.
-_EXPECTED = ("Expected types for vae", "`CLIPImageProcessor` requires", "`SiglipImageProcessor` requires")
-for _logger in ("diffusers.pipelines.pipeline_utils", "transformers.utils.import_utils"):
+# Lines that every load would print and that ask nothing of the reader: an AutoencoderTiny serves
+# well in SDXL's pipeline, no image processor is used, and the LoRAs are of the UNet alone.
+_EXPECTED = (
+    "Expected types for vae",
+    "`CLIPImageProcessor` requires",
+    "`SiglipImageProcessor` requires",
+    "`Siglip2ImageProcessor` requires",
+    "No LoRA keys associated to CLIPTextModel",
+)
+for _logger in (
+    "diffusers.pipelines.pipeline_utils",
+    "diffusers.loaders.lora_base",
+    "transformers.utils.import_utils",
+):
     logging.getLogger(_logger).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))
 
 

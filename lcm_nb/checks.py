@@ -9,18 +9,25 @@ import operator
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+import numpy as np
 
-def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int) -> bool:
-    """Check which timesteps an LCM visits (exercise E1.1).
+LABELS = ("subject", "background", "palette", "medium")
+
+
+def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int, strength: float = 1.0) -> bool:
+    """Check which timesteps an LCM visits (exercises E1.1 and E2.1).
 
     Parameters
     ----------
     answer
         Training timesteps (0-999), the noisiest first.
     num_inference_steps
-        UNet steps of the run, 1 to 50.
+        Steps asked for, 1 to 50.
+    strength
+        Image-to-image runs the last ``int(num_inference_steps * strength)`` of them.
     """
-    points, truth = _schedule(50), _schedule(num_inference_steps)
+    points, visited = _schedule(50), _schedule(num_inference_steps)
+    truth = visited[num_inference_steps - int(num_inference_steps * strength) :]
     if _untouched(answer):
         return _hint(f"the schedule's points are {points[0]}, {points[1]}, ..., {points[-1]}; choose among them.")
     try:
@@ -28,13 +35,14 @@ def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int) -> bool
     except TypeError:
         return _not_yet(f"{answer!r} is not a list of whole numbers; write e.g. [{points[0]}, {points[1]}].")
     if len(given) != len(truth):
-        return _not_yet(f"{len(given)} timesteps for {len(truth)} steps; each step has its own.")
+        return _not_yet(f"{len(given)} timesteps, but {len(truth)} UNet steps run; each has its own.")
     if strays := [t for t in given if t not in points]:
         return _not_yet(f"{strays[0]} is not a point of the schedule; neighbours are {points[0] - points[1]} apart.")
     if given != sorted(given, reverse=True):
         return _not_yet("the order is wrong; sampling starts in the noise, so count down.")
     if wrong := [i for i, t in enumerate(given) if t != truth[i]]:
-        return _not_yet(f"step {wrong[0] + 1} is elsewhere; round {wrong[0]} x {len(points)} / {len(truth)} down.")
+        number = wrong[0] + len(visited) - len(truth)
+        return _not_yet(f"step {wrong[0] + 1} is elsewhere; round {number} x {len(points)} / {len(visited)} down.")
     return _right(f"{len(truth)} steps run at {', '.join(map(str, truth))}.")
 
 
@@ -59,8 +67,15 @@ def evaluations(lcm: int | None, ddim: int | None, *, lcm_steps: int = 4, ddim_s
     return _right(f"{truth[0]} against {truth[1]}: the LCM needs {truth[1] / truth[0]:g} times fewer.")
 
 
-def recognised(prompt: str | None, *, seeds: Sequence[int] = (0, 1, 2, 3), least: int = 2, **wanted: str) -> bool:
-    """Check that the judge sees what a prompt was to draw (exercise E1.3).
+def recognised(
+    prompt: str | None,
+    *,
+    section: str = "text-to-image",
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    least: int = 2,
+    **wanted: str | float,
+) -> bool:
+    """Check that the judge sees what a prompt was to draw (exercises E1.3, E2.2, E3.2, E4.2, E5.2).
 
     The mini family draws the prompt once for each seed, whatever the notebook's profile,
     because the judge knows its pictures only.
@@ -69,22 +84,65 @@ def recognised(prompt: str | None, *, seeds: Sequence[int] = (0, 1, 2, 3), least
     ----------
     prompt
         The answer.
+    section
+        One of ``lcm_nb.SECTIONS``.
     seeds, least
         Seeds to draw with, and how many of the pictures must be right.
     wanted
         What the judge must see, in words of ``lcm_nb.judge``: one or more of ``subject``,
-        ``background``, ``palette`` and ``medium``.
+        ``background``, ``palette`` and ``medium``. Other names are settings of the section.
     """
+    labels = {name: wanted.pop(name) for name in LABELS if name in wanted}
     if _untouched(prompt):
-        return _hint(f"name what the picture is to show: {_words(wanted)}.")
+        return _hint(f"name what the picture is to show: {_words(labels)}.")
     if not isinstance(prompt, str) or not prompt.strip():
         return _not_yet(f"{prompt!r} is no prompt; write a text with at least one word.")
-    seen = [{name: _seen(prompt, seed)[name] for name in wanted} for seed in seeds]
-    hits = seen.count(wanted)
-    report = f"the judge sees {_words(wanted)} in {hits} of {len(seeds)} pictures"
+    seen = []
+    for seed in seeds:
+        found = _seen(section, prompt, seed, tuple(wanted.items()))
+        seen.append({name: found[name] for name in labels})
+    hits = seen.count(labels)
+    report = f"the judge sees {_words(labels)} in {hits} of {len(seeds)} pictures"
     if hits < least:
         return _not_yet(f"{report}, but {'; '.join(map(_words, seen))}. Name what is wanted, and little else.")
     return _right(f"{report}.")
+
+
+def lora_size(answer: int | None, *, rank: int, inputs: int, outputs: int) -> bool:
+    """Check how many numbers a LoRA holds for one linear layer (exercise E3.1)."""
+    if _untouched(answer):
+        return _hint("a LoRA adds the product of two matrices; count the numbers of both.")
+    truth = _lora_size(rank, inputs, outputs)
+    if answer != truth:
+        return _not_yet(f"{answer!r} is wrong; A is {rank} x {inputs}, and B is {outputs} x {rank}.")
+    return _right(f"{truth:,} numbers, {truth / (inputs * outputs):.1%} of the layer's own.")
+
+
+def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
+    """Check that canny thresholds leave a tenth to a half of a section's edge pixels (exercise E4.1)."""
+    if _untouched(low) or _untouched(high):
+        return _hint("raise the thresholds above 100 and 200.")
+    from .images import canny, example_image
+
+    picture = example_image(section)
+    try:
+        found, usual = (np.count_nonzero(canny(picture, *pair)) for pair in ((low, high), (100, 200)))
+    except (TypeError, ValueError) as error:
+        return _not_yet(f"{error}")
+    report = f"the map has {found / usual:.0%} of the edge pixels of (100, 200)"
+    if not 0.1 <= found / usual <= 0.5:
+        return _not_yet(f"{report}; 10% to 50% are wanted, and higher thresholds leave fewer.")
+    return _right(f"{report}.")
+
+
+def control_runs(controlnet: int | None, adapter: int | None, *, pictures: int, num_inference_steps: int) -> bool:
+    """Check how often a ControlNet and a T2I-Adapter run (exercise E5.1); the truth is counted in one run of each."""
+    if _untouched(controlnet) or _untouched(adapter):
+        return _hint("which of the two knows the timestep?")
+    for name, answer in (("controlnet", controlnet), ("t2i-adapter", adapter)):
+        if answer != pictures * _control_runs(name, num_inference_steps):
+            return _not_yet(f"{answer!r} is wrong for {name}; count its runs in one picture first.")
+    return _right(f"{controlnet} against {adapter} runs.")
 
 
 def _words(labels: dict[str, str]) -> str:
@@ -129,17 +187,39 @@ def _teacher():
 
 
 @lru_cache
-def _seen(prompt: str, seed: int) -> dict[str, str]:
+def _lora_size(rank: int, inputs: int, outputs: int) -> int:
+    from peft import LoraConfig, inject_adapter_in_model
+    from torch import nn
+
+    layer = inject_adapter_in_model(LoraConfig(r=rank, target_modules=["0"]), nn.Sequential(nn.Linear(inputs, outputs)))
+    return sum(value.numel() for name, value in layer.named_parameters() if "lora_" in name)
+
+
+@lru_cache
+def _control_runs(section: str, steps: int) -> int:
+    """Return how often a section's control runs for one picture."""
+    studio, calls = _studio(section), []
+    control = studio.pipe.controlnet if section == "controlnet" else studio.pipe.adapter
+    hook = control.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        studio.generate(num_inference_steps=steps)
+    finally:
+        hook.remove()
+    return len(calls)
+
+
+@lru_cache
+def _seen(section: str, prompt: str, seed: int, settings: tuple) -> dict[str, str]:
     """Return what the judge sees in the mini family's picture, by kind of label."""
-    found = _judge().describe(_studio().generate(prompt=prompt, seed=seed).image)
+    found = _judge().describe(_studio(section).generate(prompt=prompt, seed=seed, **dict(settings)).image)
     return {"subject": found.pop("subjects")[0], **found}
 
 
 @lru_cache
-def _studio():
+def _studio(section: str = "text-to-image"):
     from .studio import load
 
-    return load("text-to-image", "mini", "cpu")
+    return load(section, "mini", "cpu")
 
 
 @lru_cache

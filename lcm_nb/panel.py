@@ -17,11 +17,22 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from .pictures import ImageInput, Pair
 from .recipes import Setting, slug
 
+SOURCE = ("image", "low_threshold", "high_threshold")  # settings that decide what the pipeline is given
 HISTORY = 6  # pictures kept to go back to
 THUMBNAIL = 112  # pixels
-LABELS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+LABELS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "negative_prompt": "negative",
+    "low_threshold": "canny low",
+    "high_threshold": "canny high",
+    "controlnet_conditioning_scale": "control",
+    "adapter_conditioning_scale": "adapter",
+    "adapter_conditioning_factor": "factor",
+}
 
 
 class Mailbox:
@@ -69,11 +80,16 @@ class Panel(widgets.VBox):
         Name -> :class:`~lcm_nb.recipes.Setting`; each becomes a control of that name.
     run
         Draws: ``run(on_step=callable, **settings)`` returns a result with ``image``,
-        ``settings``, ``timesteps``, ``seconds`` and ``save``.
+        ``settings``, ``timesteps``, ``seconds`` and ``save``, with ``given`` also
+        ``input_image`` and ``fitted``.
     code
         Returns the plain code for some settings.
     cancelled
         The exception that stops ``run`` when ``on_step`` raises it.
+    plan
+        Returns the settings that will run, and a sentence about them or "".
+    given
+        Returns the picture that the pipeline will be given; shown beside the result.
 
     Attributes
     ----------
@@ -90,8 +106,11 @@ class Panel(widgets.VBox):
         run: Callable,
         code: Callable[[dict], str],
         cancelled: type[Exception],
+        plan: Callable[[dict], tuple[dict, str]] = lambda settings: (settings, ""),
+        given: Callable[[dict], object] | None = None,
     ):
         self._settings, self._run, self._code, self._cancelled = settings, run, code, cancelled
+        self._plan, self._given, self._shown_source = plan, given, None
         self.result = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -100,11 +119,14 @@ class Panel(widgets.VBox):
         self._history: deque = deque(maxlen=HISTORY)
         self.controls = {name: _control(name, spec) for name, spec in settings.items()}
         self.controls |= _buttons()
-        self._picture = widgets.Image(format="png", layout=widgets.Layout(width="384px", height="384px"))
-        self._picture.layout.object_fit = "contain"
+        self._pair = Pair() if given else None
+        shape = widgets.Layout(width="384px", height="384px", object_fit="contain")
+        self._picture = self._pair.pictures[1] if given else widgets.Image(format="png", layout=shape)
+        self._intent = widgets.Label()
         self._caption = widgets.Label()
-        self._status = widgets.Label("Press Run, or move a slider.")
-        self._progress = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(width="384px"))
+        wide = widgets.Layout(width="384px")
+        self._status = widgets.HTML("Press Run, or move a slider.", layout=wide)  # unlike a Label, it wraps
+        self._progress = widgets.IntProgress(min=0, max=1, layout=wide)
         self._strip = widgets.HBox()
         self._listing = widgets.HTML(layout=widgets.Layout(display="none"))
         super().__init__([self._arrange(), self._strip, self._listing])
@@ -121,7 +143,7 @@ class Panel(widgets.VBox):
         """Draw the current values, as the Run button does."""
         self._stopped.clear()
         self._error = None
-        self._mailbox.post(self.values())
+        self._mailbox.post(self._plan(self.values())[0])
 
     def stop(self) -> None:
         """Stop the run in flight within one step; the picture on screen stays."""
@@ -149,9 +171,17 @@ class Panel(widgets.VBox):
         return {name: self.controls[name].value for name in self._settings}
 
     @property
+    def intent(self) -> str:
+        """What will run, where steps are not all that decides it: the line beside strength."""
+        return self._intent.value
+
+    @property
     def status(self) -> str:
         """The status line."""
-        return self._status.value
+        return html.unescape(self._status.value)
+
+    def _tell(self, status: str) -> None:
+        self._status.value = html.escape(status, quote=False)
 
     def save(self, path: str | Path | None = None) -> Path:
         """Save the picture on screen as a PNG with its settings; the default name says the prompt and seed.
@@ -170,11 +200,13 @@ class Panel(widgets.VBox):
     def _arrange(self) -> widgets.HBox:
         c = self.controls
         rows = [c[name] for name in self._settings if name != "seed"]
+        if self._plan(self.values())[1]:
+            rows.insert(1 + list(self._settings).index("strength"), self._intent)
         rows.append(widgets.HBox([c["seed"], c["lock"], c["dice"]]))
         rows.append(widgets.HBox([c["run"], c["stop"], c["live"]]))
         rows.append(widgets.HBox([c["show_code"], c["save"]]))
         left = widgets.VBox(rows, layout=widgets.Layout(width="430px"))
-        right = widgets.VBox([self._picture, self._progress, self._caption, self._status])
+        right = widgets.VBox([self._pair or self._picture, self._progress, self._caption, self._status])
         return widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
 
     def _connect(self) -> None:
@@ -185,8 +217,28 @@ class Panel(widgets.VBox):
         self.controls["stop"].on_click(lambda _: self.stop())
         self.controls["save"].on_click(lambda _: self._on_save())
         self.controls["show_code"].observe(lambda _: self._show_code(), "value")
+        for control in self.controls.values():
+            if isinstance(control, ImageInput):
+                control.observe(self._on_refusal, "error")
+        self._show_intent()
+
+    def _on_refusal(self, change) -> None:
+        if change.new:
+            self._tell(f"Not taken: {change.new}")
+
+    def _show_intent(self) -> None:
+        """Show what will run, and the picture that the pipeline will be given, before it runs."""
+        settings, self._intent.value = self._plan(self.values())
+        source = [settings.get(name) for name in SOURCE]
+        if self._given and source != self._shown_source:  # it takes long for a large picture
+            self._shown_source = source
+            try:
+                self._pair.show("before", _encode(self._given(settings), "png"), "png")
+            except (ValueError, OSError) as error:
+                self._tell(str(error))
 
     def _on_change(self, change) -> None:
+        self._show_intent()
         if self.controls["live"].value:
             self.run()
 
@@ -202,9 +254,9 @@ class Panel(widgets.VBox):
 
     def _on_save(self) -> None:
         try:
-            self._status.value = f"Saved as {self.save()}"
+            self._tell(f"Saved as {self.save()}")
         except (ValueError, OSError) as error:
-            self._status.value = f"Not saved: {error}"
+            self._tell(f"Not saved: {error}")
 
     def _show_code(self) -> None:
         shown = self.controls["show_code"].value
@@ -212,9 +264,10 @@ class Panel(widgets.VBox):
         if not shown:
             return
         try:
-            code = self._code(self.result.settings if self.result else self.values())
+            code = self._code(self.result.settings if self.result else self._plan(self.values())[0])
         except ValueError as error:
-            self._listing.value, self._status.value = "", f"No code: {error}"
+            self._listing.value = ""
+            self._tell(f"No code: {error}")
         else:
             self._listing.value = f"<pre>{html.escape(code)}</pre>"
 
@@ -223,7 +276,7 @@ class Panel(widgets.VBox):
     def _draw(self, settings: dict) -> None:
         self._error = None
         self._progress.value = 0
-        self._status.value = "Drawing ..."
+        self._tell("Drawing ...")
         try:
             result = self._run(on_step=self._on_step, **settings)
             self._show(result)
@@ -239,7 +292,7 @@ class Panel(widgets.VBox):
         self._progress.value = 0
         if self.result is not None:  # a preview may cover it
             self._set_picture(self.result.image, "png")
-        self._status.value = why
+        self._tell(why)
 
     def _on_step(self, step) -> None:
         if self._stopped.is_set() or self._mailbox.outdated():
@@ -251,15 +304,23 @@ class Panel(widgets.VBox):
     def _show(self, result) -> None:
         with self._showing:  # the worker and a click on the history may both come here
             self._set_picture(result.image, "png")
+            if self._pair:
+                self._pair.show("before", _encode(result.input_image, "png"), "png")
+                self._shown_source = [result.settings.get(name) for name in SOURCE]
             self.result = result
             self._progress.max = self._progress.value = len(result.timesteps)
             self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
-            self._status.value = describe(result.timesteps, result.seconds)
+            fitted = f"; {result.fitted}" if self._pair and result.fitted else ""
+            self._tell(describe(result.timesteps, result.seconds) + fitted)
             self._show_code()
 
     def _set_picture(self, image, kind: str) -> None:
+        data = _encode(image, kind)
+        if self._pair:
+            self._pair.show("after", data, kind)
+            return
         with self._picture.hold_sync():
-            self._picture.format, self._picture.value = kind, _encode(image, kind)
+            self._picture.format, self._picture.value = kind, data
 
     def _remember(self, result) -> None:
         small = result.image.copy()
@@ -296,7 +357,9 @@ def _work(panel_reference: weakref.ref, mailbox: Mailbox) -> None:
 def _control(name: str, spec: Setting):
     label = LABELS.get(name, name)
     wide = widgets.Layout(width="420px")
-    if isinstance(spec.default, str):
+    if spec.kind == "image":
+        return ImageInput(label)
+    if spec.kind == "text":
         return widgets.Text(value=spec.default, description=label, layout=wide)
     if name == "seed":
         layout = widgets.Layout(width="230px")

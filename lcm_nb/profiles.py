@@ -24,16 +24,26 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywid
 class Checkpoints:
     """What the plain diffusers cells need.
 
-    ``base`` and ``unet`` are Hub names or folders; ``loading`` holds the keyword
-    arguments of ``from_pretrained``; ``device`` goes to ``pipe.to``.
+    ``base``, ``unet``, ``controlnet``, ``adapter`` and ``loras`` are Hub names or folders,
+    None where the section has none; ``loading`` holds the keyword arguments of
+    ``from_pretrained``; ``device`` goes to ``pipe.to``.
     """
 
     base: str
-    unet: str
     dtype: torch.dtype
     variant: str | None
     device: str
     profile: str
+    unet: str | None = None
+    controlnet: str | None = None
+    adapter: str | None = None
+    loras: str | None = None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Return the names of what is loaded, by part."""
+        names = ("base", "unet", "controlnet", "adapter", "loras")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
     def loading(self) -> dict[str, object]:
@@ -101,9 +111,14 @@ def checkpoints(section: str, profile: str | None = None, device: str | None = N
     profile, device = resolve_profile(profile), resolve_device(device)
     if profile == "guide":
         return Checkpoints(**recipe.guide, dtype=torch.float16, variant="fp16", device=device, profile=profile)
-    names = {name: str(MINI / folder) for name, folder in recipe.mini.items()}
+    return mini_checkpoints(section, device)
+
+
+def mini_checkpoints(section: str, device: str, folder: Path = MINI) -> Checkpoints:
+    """Return a section's checkpoints in a folder that is laid out like the one that ships."""
+    names = {name: str(folder / part) for name, part in recipe_for(section).mini.items()}
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    return Checkpoints(**names, dtype=dtype, variant=None, device=device, profile=profile)
+    return Checkpoints(**names, dtype=dtype, variant=None, device=device, profile="mini")
 
 
 def info() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import threading
 import time
@@ -15,14 +16,17 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, LCMScheduler
 from PIL import Image, PngImagePlugin
 
+from .images import keep_image
 from .profiles import Checkpoints, checkpoints, resolve_device, reuse_memory, versions
-from .recipes import complete, recipe_for
+from .recipes import complete, plan, planned_timesteps, recipe_for
+from .sections import call_arguments, input_image, load_pipeline, plain_code, source_image, step_callback, styles
 
 JSON_CHUNK = "lcm_nb"
-RECORDS = ("settings", "checkpoints", "versions")  # what the chunk holds as dictionaries
+SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
+RECORDS = ("settings", "checkpoints", "versions")  # what the JSON chunk holds as dictionaries
 
 
 class Cancelled(Exception):
@@ -48,6 +52,9 @@ class Result:
     """A finished run: pictures, the settings that made them, and what it took.
 
     ``seconds`` is wall time with decoding; ``timesteps`` are the UNet's, in order.
+    ``source`` is the picture that the run started from, as it was fitted, and
+    ``input_image`` what the pipeline was given: the same, or its edges; ``fitted`` says
+    how its size was changed, if it was.
     """
 
     images: list[Image.Image]
@@ -56,6 +63,9 @@ class Result:
     seconds: float
     timesteps: list[int]
     checkpoints: Checkpoints = field(repr=False)
+    source: Image.Image | None = None
+    input_image: Image.Image | None = None
+    fitted: str = ""
 
     @property
     def image(self) -> Image.Image:
@@ -69,7 +79,8 @@ class Result:
         """Write the first picture as a PNG that carries all it takes to make it again.
 
         The text chunk ``parameters`` is in the form that image tools read; the chunk
-        ``lcm_nb`` is JSON: section, settings, checkpoint names and hashes, versions.
+        ``lcm_nb`` is JSON: section, settings, checkpoint names and hashes, versions;
+        the picture that the run started from is in the file, too.
 
         Raises
         ------
@@ -82,10 +93,13 @@ class Result:
         if not path.parent.is_dir():
             raise ValueError(f"The folder {path.parent} does not exist; create it, or save elsewhere.")
         hashes = checkpoint_hashes(self.checkpoints)
+        settings = dict(self.settings)
+        if "image" in settings:
+            settings["image"] = Path(settings["image"]).name  # the file that people pass on names no folder of theirs
         record = {
             "section": self.section,
             "profile": self.checkpoints.profile,
-            "settings": self.settings,
+            "settings": settings,
             "timesteps": self.timesteps,
             "device": self.checkpoints.device,
             "checkpoints": hashes,
@@ -94,21 +108,28 @@ class Result:
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt("parameters", self._parameters(hashes))
         chunks.add_itxt(JSON_CHUNK, json.dumps(record))
+        if self.source is not None:
+            chunks.add(SOURCE_CHUNK, _as_png(self.source))
         self.image.save(path, pnginfo=chunks)
         return path
 
     def _parameters(self, hashes: dict[str, dict[str, str]]) -> str:
         width, height = self.image.size
+        model = hashes.get("unet", hashes["base"])
         fields = {
             "Steps": self.settings["num_inference_steps"],
             "Sampler": "LCM",
             "CFG scale": self.settings["guidance_scale"],
             "Seed": self.settings["seed"],
             "Size": f"{width}x{height}",
-            "Model hash": hashes["unet"]["sha256"][:10],
-            "Model": hashes["unet"]["name"],
+            "Model hash": model["sha256"][:10],
+            "Model": model["name"],
         }
-        return f"{self.settings['prompt']}\n" + ", ".join(f"{k}: {v}" for k, v in fields.items())
+        if "strength" in self.settings:
+            fields["Denoising strength"] = self.settings["strength"]
+        negative = self.settings.get("negative_prompt")
+        lines = [self.settings["prompt"], *([f"Negative prompt: {negative}"] if negative else [])]
+        return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in fields.items())])
 
 
 class Studio:
@@ -122,18 +143,21 @@ class Studio:
         What was loaded.
     """
 
-    def __init__(self, section: str, pipe: StableDiffusionXLPipeline, names: Checkpoints):
+    def __init__(self, section: str, pipe: DiffusionPipeline, names: Checkpoints):
         self.section, self.pipe, self.checkpoints = section, pipe, names
         self._lock = threading.Lock()  # a pipeline shared by threads gives wrong pictures silently
 
     def generate(self, *, on_step: Callable[[Step], None] | None = None, **settings) -> Result:
         """Make a picture. Settings left out come from the guide's section.
 
+        Warns if a given picture had to be scaled or cut to fit the pipeline.
+
         Parameters
         ----------
         on_step
             Called after each UNet step; what it raises stops the run.
         settings
+            Those of the section, which ``lcm_nb.recipes.RECIPES`` lists with their ranges.
             For text-to-image: ``prompt``, ``num_inference_steps`` (1-50),
             ``guidance_scale`` (1-14), ``seed`` (0-2**32-1).
 
@@ -142,32 +166,49 @@ class Studio:
         ValueError
             For an unknown setting or one out of range, before anything runs.
         """
+        result = self._generate(on_step=on_step, **settings)
+        if result.fitted:
+            warnings.warn(result.fitted, stacklevel=2)
+        return result
+
+    def _generate(self, *, on_step: Callable[[Step], None] | None = None, **settings) -> Result:
         settings = complete(self.section, settings)
+        planned = len(planned_timesteps(settings))
+        source, fitted = self._source(settings)
+        given = input_image(source, settings)
         timesteps: list[int] = []
-        with self._lock, _watch_predictions(self.pipe.scheduler) as predictions:
+        with (
+            self._lock,
+            styles(self.section, self.pipe, settings),
+            _watch_predictions(self.pipe.scheduler) as predictions,
+        ):
             start = time.perf_counter()
 
-            def after_step(pipe, index, timestep, tensors):
-                timesteps.append(int(timestep))
+            def after_step(index: int, timestep: int) -> None:
+                timesteps.append(timestep)
                 if on_step:
                     latents = predictions[-1]
-                    on_step(Step(index + 1, pipe.num_timesteps, int(timestep), lambda: self._decode(latents)))
-                return tensors
+                    on_step(Step(index + 1, planned, timestep, lambda: self._decode(latents)))
 
-            arguments = {k: v for k, v in settings.items() if k != "seed"}
             generator = torch.Generator().manual_seed(settings["seed"])
+            arguments = call_arguments(settings, given) | step_callback(self.pipe, after_step)
             try:
-                images = self.pipe(**arguments, generator=generator, callback_on_step_end=after_step).images
+                images = self.pipe(**arguments, generator=generator).images
             finally:
                 self.pipe.maybe_free_model_hooks()
             seconds = time.perf_counter() - start
-        return Result(images, self.section, settings, seconds, timesteps, self.checkpoints)
+        return Result(images, self.section, settings, seconds, timesteps, self.checkpoints, source, given, fitted)
 
     def panel(self):
         """Return the section's controls and picture as an ipywidgets panel."""
         from .panel import Panel
 
-        return Panel(recipe_for(self.section).settings, run=self.generate, code=self.code, cancelled=Cancelled)
+        def given(settings):
+            return input_image(self._source(settings)[0], settings)
+
+        settings = recipe_for(self.section).settings
+        options = dict(run=self._generate, code=self.code, cancelled=Cancelled, plan=plan)
+        return Panel(settings, **options, given=given if "image" in settings else None)
 
     def sweep(self, **lists):
         """Make a labelled grid: the first list runs across, the second down.
@@ -191,27 +232,10 @@ class Studio:
 
     def code(self, settings: dict[str, object]) -> str:
         """Return plain diffusers code that makes the picture of ``settings``."""
-        settings, names = complete(self.section, settings), self.checkpoints
-        loading = "".join(f", {name}={value!r}" for name, value in names.loading.items())
-        return f"""\
-import torch
-from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+        return plain_code(self.section, self.pipe, self.checkpoints, complete(self.section, settings))
 
-unet = UNet2DConditionModel.from_pretrained(
-    {names.unet!r}{loading}
-)
-pipe = StableDiffusionXLPipeline.from_pretrained(
-    {names.base!r}, unet=unet{loading}
-).to({names.device!r})
-pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
-
-image = pipe(
-    prompt={settings["prompt"]!r},
-    num_inference_steps={settings["num_inference_steps"]},
-    guidance_scale={settings["guidance_scale"]},
-    generator=torch.manual_seed({settings["seed"]}),
-).images[0]
-"""
+    def _source(self, settings: dict[str, object]) -> tuple[Image.Image | None, str]:
+        return source_image(self.section, self.pipe, self.checkpoints, settings)
 
     @torch.no_grad()
     def _decode(self, latents: torch.Tensor) -> Image.Image:
@@ -248,10 +272,7 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
         )
     reuse_memory()
     with _no_loading_bars():
-        unet = UNet2DConditionModel.from_pretrained(names.unet, use_safetensors=True, **names.loading)
-        pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, use_safetensors=True, **names.loading)
-    pipe = pipe.to(names.device)
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+        pipe = load_pipeline(section, names)
     pipe.set_progress_bar_config(disable=True)
     return Studio(section, pipe, names)
 
@@ -268,7 +289,7 @@ def reproduce(path: str | Path) -> Result:
         If the file carries no settings, or damaged ones, or was made with checkpoints
         that differ from those here.
     """
-    record, before = _read(path)
+    record, before, source = _read(path)
     names = checkpoints(record["section"], record["profile"])
     for part, found in checkpoint_hashes(names).items():
         then = record["checkpoints"].get(part, {"name": "none", "sha256": ""})
@@ -279,7 +300,7 @@ def reproduce(path: str | Path) -> Result:
                 f"install the lcm_nb version that made it."
             )
     studio = load(record["section"], record["profile"], _device_of(record))
-    result = studio.generate(**record["settings"])
+    result = studio.generate(**record["settings"] | ({"image": keep_image(source)} if source else {}))
     if not np.array_equal(before, np.asarray(result.image)):
         now = {"device": studio.checkpoints.device, **versions()}
         then = {"device": record.get("device"), **record["versions"]}
@@ -297,29 +318,36 @@ def _device_of(record: dict) -> str | None:
     return None
 
 
-def _read(path: str | Path) -> tuple[dict, np.ndarray]:
-    """Return the record and the pixels of a file that ``Result.save`` wrote."""
+def _read(path: str | Path) -> tuple[dict, np.ndarray, bytes | None]:
+    """Return the record, the pixels and the source picture of a file that ``Result.save`` wrote."""
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get(JSON_CHUNK, "null")
+        source = dict(chunk[:2] for chunk in getattr(image, "private_chunks", [])).get(SOURCE_CHUNK)
         pixels = np.asarray(image.convert("RGB"))
     with contextlib.suppress(ValueError):
         record = json.loads(text)
         whole = isinstance(record, dict) and record.keys() >= {"section", "profile", *RECORDS}
         if whole and all(isinstance(record[name], dict) for name in RECORDS):
-            return record, pixels
+            return record, pixels, source
     raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
 
 
 def checkpoint_hashes(names: Checkpoints) -> dict[str, dict[str, str]]:
     """Return name and SHA-256 of the weight files behind local checkpoints, by part."""
     found = {}
-    for part in ("base", "unet"):
+    for part, name in names.parts.items():
         digest = hashlib.sha256()
-        folder = Path(getattr(names, part))
+        folder = Path(name)
         for file in sorted(folder.rglob("*.safetensors")):
             digest.update(file.read_bytes())
         found[part] = {"name": f"lcm_nb {names.profile} {folder.name}", "sha256": digest.hexdigest()}
     return found
+
+
+def _as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

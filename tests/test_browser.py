@@ -1,4 +1,4 @@
-"""A real browser in a real JupyterLab: a slider is moved, and the picture changes."""
+"""A real browser in a real JupyterLab: each control of each panel is moved, and the picture changes."""
 
 import json
 import os
@@ -13,6 +13,9 @@ import urllib.request
 
 import nbformat
 import pytest
+from PIL import Image
+
+from lcm_nb.recipes import RECIPES
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -28,20 +31,21 @@ FLAGS = [
     "--disable-sync",
     "--disable-quic",
 ]
-CELLS = [
-    'import lcm_nb\n\nstudio = lcm_nb.load("text-to-image")',
-    "panel = studio.panel()\npanel",
-    "panel.run()\npanel.wait(120)\nprint(panel.status)",
-]
+LOAD = "import lcm_nb\n\nstudio = lcm_nb.load({section!r})"
+CELLS = ["panel = studio.panel()\npanel", "panel.run()\npanel.wait(120)\nprint(panel.status)"]
+DONE = re.compile(r"^\d+ steps? at timesteps? [\d, ]+ - [\d.]+ s")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with one small notebook, and JupyterLab's settings for this test alone."""
+    """A folder with a small notebook a section, and JupyterLab's settings for this test alone."""
     folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "panel.ipynb")
+    for section in RECIPES:
+        cells = [nbformat.v4.new_code_cell(cell) for cell in (LOAD.format(section=section), *CELLS)]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"{section}.ipynb")
+    Image.effect_noise((300, 200), 90).convert("RGB").save(folder / "mine.png")
     # Jupyter's news would ask a server elsewhere, and put a question over the page.
     news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
@@ -77,7 +81,7 @@ def lab(folder, environment, root):
         server = subprocess.Popen(command, env=environment | own, cwd=folder, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, folder / "server.log")
-            yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?token={token}"
+            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
         finally:
             server.terminate()
             server.wait(30)
@@ -103,53 +107,120 @@ def wait_for(address: str, server: subprocess.Popen, log) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(lab):
-    """A browser page with the notebook run to its end.
-
-    ``page.complaints`` gathers the console's errors, ``page.hosts`` all hosts that were asked.
-    """
+def browser():
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1200})
-        page.set_default_timeout(MILLISECONDS)
-        page.complaints, page.hosts = [], set()
-        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("request", lambda request: page.hosts.add(urllib.parse.urlparse(request.url).hostname))
-        page.goto(lab)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.locator(".jp-OutputArea-output", has_text="4 steps at timesteps").first.wait_for()
-        yield page
+        yield browser
         browser.close()
 
 
+@pytest.fixture(scope="module", params=RECIPES)
+def page(request, lab, browser):
+    """A browser page with a section's notebook run to its end.
+
+    ``page.section`` is the section, ``page.complaints`` gathers the console's errors,
+    ``page.hosts`` all hosts that were asked.
+    """
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(MILLISECONDS)
+    page.section, page.complaints, page.hosts = request.param, [], set()
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda request: page.hosts.add(urllib.parse.urlparse(request.url).hostname))
+    page.goto(lab.format(f"{page.section}.ipynb"))
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator(".jp-OutputArea-output", has_text="at timestep").last.wait_for()
+    status(page).wait_for()
+    yield page
+    page.close()
+
+
 def test_the_server_prints_the_address_of_the_start_page(lab, folder):
-    address = lab.split("?")[0].replace("panel.ipynb", "notebooks/00_start_here.ipynb")
+    address = lab.split("?")[0].format("notebooks/00_start_here.ipynb")
     assert address in (folder / "server.log").read_text()
 
 
-def status(page, steps: int):
-    """The panel's status line, once it tells of so many steps."""
-    return page.locator(".widget-label", has_text=re.compile(rf"^{steps} steps? at timesteps? [\d, ]+ - [\d.]+ s$"))
+def status(page, text: re.Pattern = DONE):
+    """The panel's status line, once it reads like this."""
+    return page.locator(".widget-html-content", has_text=text)
 
 
-def test_a_moved_slider_changes_the_picture(page, tmp_path):
-    picture = page.locator("img.widget-image").first
-    status(page, 4).wait_for()
-    source, pixels = picture.get_attribute("src"), picture.screenshot()
-    handle = page.locator(".widget-slider", has_text="steps").locator(".noUi-handle")
+def picture(page):
+    """The result on screen."""
+    return page.locator(".lcm-compare img[alt=after], img.widget-image:visible").first
+
+
+def slide(page, label: str, *keys: str) -> None:
+    """Press keys on a slider's handle."""
+    handle = page.locator(".widget-slider", has=page.get_by_text(label, exact=True)).locator(".noUi-handle")
     handle.focus()
-    handle.press("ArrowLeft")
-    handle.press("ArrowLeft")
-    status(page, 2).wait_for()
-    assert "999, 499" in status(page, 2).inner_text()
-    playwright.expect(picture).not_to_have_attribute("src", source)
-    assert picture.screenshot() != pixels
-    page.screenshot(path=tmp_path / "panel.png")
+    for key in keys:
+        handle.press(key)
 
 
-def test_the_page_has_no_errors_and_asks_no_other_host(page):
+def type_prompt(page) -> None:
+    page.locator(".widget-text", has=page.get_by_text("prompt", exact=True)).locator("input").fill(
+        "a panda in the snow"
+    )
+
+
+def upload(page) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload").click()
+    chooser.value.set_files(page.mine)
+
+
+MOVES = {
+    "prompt": type_prompt,
+    "image": upload,
+    "num_inference_steps": lambda page: slide(page, "steps", "ArrowLeft"),
+    "strength": lambda page: slide(page, "strength", "PageUp"),
+    "guidance_scale": lambda page: slide(page, "guidance", "PageDown"),
+    "papercut": lambda page: slide(page, "papercut", "PageDown"),
+    "neon": lambda page: slide(page, "neon", "PageUp"),
+    "low_threshold": lambda page: slide(page, "canny low", "PageDown"),
+    "high_threshold": lambda page: slide(page, "canny high", "PageUp"),
+    "controlnet_conditioning_scale": lambda page: slide(page, "control", "PageDown"),
+    "adapter_conditioning_scale": lambda page: slide(page, "adapter", "PageDown"),
+    "adapter_conditioning_factor": lambda page: slide(page, "factor", "PageDown", "PageDown"),
+    "seed": lambda page: page.get_by_role("button", name="new seed").click(),
+}
+
+
+def test_each_control_changes_the_picture(page, folder, tmp_path):
+    page.mine = folder / "mine.png"
+    shown = picture(page)
+    settings = [name for name in RECIPES[page.section].settings if name != "negative_prompt"]  # which does nothing
+    assert set(settings) <= set(MOVES)
+    for name in settings:
+        source, pixels = shown.get_attribute("src"), shown.screenshot()
+        MOVES[name](page)
+        playwright.expect(shown, name).not_to_have_attribute("src", source)
+        status(page).wait_for()
+        assert shown.screenshot() != pixels, name
+    page.screenshot(path=tmp_path / f"{page.section}.png")
+
+
+def test_the_line_between_two_pictures_can_be_dragged(page):
+    stage = page.locator(".lcm-compare div").first
+    if not RECIPES[page.section].settings.get("image"):
+        pytest.skip("the section starts from no picture")
+    box, before = stage.bounding_box(), stage.screenshot()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    assert page.locator(".lcm-compare input").input_value() == "25"
+    assert stage.screenshot() != before
+    page.get_by_role("button", name="side by side").click()
+    playwright.expect(stage).to_be_hidden()
+    assert page.locator("img.widget-image:visible").count() >= 2
+
+
+def test_the_page_has_no_errors_and_asks_no_other_host(page, folder):
     assert page.complaints == []
     assert {host for host in page.hosts if host} == {"127.0.0.1"}
+    log = (folder / "server.log").read_text()
+    assert "Traceback" not in log and "[E " not in log

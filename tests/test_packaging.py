@@ -32,6 +32,7 @@ COLAB = {
     "ipywidgets": "7.7.1",
     "ipykernel": "6.17.1",
     "pillow": "11.3",
+    "anywidget": "0.9.21",
 }
 
 

@@ -147,7 +147,7 @@ def history_buttons(panel):
 
 
 def listing(panel):
-    return found(panel, widgets.HTML)[0]
+    return found(panel, widgets.HTML)[-1]
 
 
 def colour(picture):

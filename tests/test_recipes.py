@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lcm_nb
-from lcm_nb.recipes import RECIPES, complete, recipe_for
+from lcm_nb.recipes import RECIPES, SECTIONS, complete, planned_timesteps, recipe_for
 
 GUIDE = {
     "prompt": "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
@@ -112,3 +112,47 @@ def test_nothing_can_change_a_recipe():
         recipe.title = "Mine"
     with pytest.raises(AttributeError):
         recipe.settings["seed"].default = 1
+
+
+# -- which steps will run --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", range(1, 51))
+def test_planned_timesteps_are_the_scheduler_s(steps):
+    from diffusers import LCMScheduler
+
+    scheduler = LCMScheduler()
+    scheduler.set_timesteps(steps)
+    assert planned_timesteps({"num_inference_steps": steps}) == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength"), [(4, 0.5), (4, 1.0), (10, 0.3), (7, 0.29), (50, 0.58), (3, 0.34), (1, 1.0)]
+)
+def test_strength_drops_the_first_steps_as_the_pipeline_does(steps, strength):
+    from types import SimpleNamespace
+
+    from diffusers import LCMScheduler, StableDiffusionImg2ImgPipeline
+
+    scheduler = LCMScheduler()
+    scheduler.set_timesteps(steps)
+    pipe = SimpleNamespace(scheduler=scheduler)
+    expected, count = StableDiffusionImg2ImgPipeline.get_timesteps(pipe, steps, strength, "cpu")
+    found = planned_timesteps({"num_inference_steps": steps, "strength": strength})
+    assert found == expected.tolist() and len(found) == count
+
+
+def test_no_step_at_all_is_refused_with_both_remedies():
+    with pytest.raises(ValueError, match=r"4 steps at strength 0.2 run no UNet step; .* at least 0.25, or 5 steps"):
+        complete("image-to-image", {"num_inference_steps": 4, "strength": 0.2})
+
+
+def test_thresholds_that_cross_are_refused():
+    with pytest.raises(ValueError, match="low_threshold is 300 and high_threshold 200"):
+        complete("controlnet", {"low_threshold": 300})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_s_own_settings_are_accepted(section):
+    defaults = {name: spec.default for name, spec in RECIPES[section].settings.items()}
+    assert complete(section, {}) == complete(section, defaults) == defaults

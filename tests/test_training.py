@@ -11,14 +11,14 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 
-pytest.importorskip("cv2", reason="opencv is not installed: pip install lcm_nb[training]")
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
 
 from lcm_nb.judge import Judge
 from lcm_nb.profiles import DTYPE_ARGUMENT
-from lcm_nb.training import card, data, distill, evaluate, loop, scenes, ship, teacher
+from lcm_nb.training import card, data, distill, evaluate, loop, lora, scenes, sections, ship, teacher, text
 from lcm_nb.training import judge as judging
 from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.styles import STYLES
@@ -269,7 +269,11 @@ def test_the_guided_solver_step_is_that_of_the_paper(monkeypatch, w):
     t, t_next = torch.tensor([999, 499]), torch.tensor([979, 479])
     added = dict(text_embeds=torch.ones(2, 3), time_ids=torch.zeros(2, 6))
     condition = dict(encoder_hidden_states=torch.ones(2, 4, 3), added_cond_kwargs=added)
-    found = module.guided_solver_step(z, t, t_next, torch.full((2,), w), condition)
+    nothing = dict(
+        encoder_hidden_states=torch.zeros(2, 4, 3),
+        added_cond_kwargs=dict(text_embeds=torch.zeros(2, 3), time_ids=torch.zeros(2, 6)),
+    )
+    found = module.guided_solver_step(z, t, t_next, torch.full((2,), w), condition, nothing)
 
     def psi(velocity):  # what one DDIM step adds
         return module.schedule.ddim_step(*module.schedule.clean_and_noise(z, t, velocity), t_next) - z
@@ -292,7 +296,7 @@ def test_the_student_aims_at_the_target_one_solver_step_nearer_to_the_picture(mo
     module.consistency = consistency
     strengths = []
 
-    def guided_solver_step(z, t, t_next, w, condition):
+    def guided_solver_step(z, t, t_next, w, condition, nothing):
         strengths.append(w)
         return z + 1
 
@@ -314,6 +318,32 @@ def test_frechet_distance_is_that_of_two_gaussians():
     centred = features - features.mean(0)
     spread = np.trace(np.cov(centred.T))  # of the same Gaussian, twice as wide: (2 - 1)^2 times its variance
     assert evaluate.frechet_distance(centred, 2 * centred) == pytest.approx(spread)
+
+
+def frame(left: int) -> np.ndarray:
+    """A map with one square."""
+    edges = np.zeros((64, 64), np.uint8)
+    edges[10:50, [left, left + 30]] = 255
+    edges[[10, 49], left : left + 30] = 255
+    return edges
+
+
+@pytest.mark.parametrize(("shift", "least", "most"), [(0, 1, 1), (2, 1, 1), (6, 0, 0.7)])
+def test_edges_are_met_within_two_pixels(shift, least, most):
+    assert least <= sections.edge_f1(frame(10), frame(10 + shift)) <= most
+
+
+def test_edges_that_were_not_asked_for_cost_precision():
+    alone, more = frame(10), frame(10) | frame(20)
+    assert sections.edge_f1(alone, more) == sections.edge_f1(more, alone) < 1
+    assert sections.edge_f1(alone, np.zeros_like(alone)) == 0
+
+
+def test_layout_is_of_colours_and_their_places():
+    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    assert sections.layout_similarity(picture, picture) == pytest.approx(1)
+    assert sections.layout_similarity(picture, 255 - picture) == pytest.approx(-1)
+    assert abs(sections.layout_similarity(picture, picture[:, ::-1])) < 0.5
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -458,16 +488,22 @@ def work(tmp_path_factory, environment):
         patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
         for name in STAGES:
             stage(name, work)
+            if name == "distill":
+                stage("teacher", work, "--family=sd")
+                stage("distill", work, "--family=sd")
     return work
 
 
 def test_stages_come_in_the_order_in_which_they_need_each_other():
-    assert list(STAGES) == ["data", "geometry", "autoencoder", "teacher", "distill", "judge", "evaluate", "ship"]
+    first = ["data", "geometry", "autoencoder", "teacher", "distill"]
+    assert list(STAGES) == [*first, "controlnet", "adapter", "lora", "judge", "evaluate", "ship"]
 
 
-@pytest.mark.parametrize("name", ["geometry", "autoencoder", "teacher", "distill", "evaluate", "ship"])
+@pytest.mark.parametrize(
+    "name", ["geometry", "autoencoder", "teacher", "distill", "controlnet", "adapter", "lora", "evaluate", "ship"]
+)
 def test_a_stage_without_what_it_needs_says_what_to_run(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"is missing: run `python -m lcm_nb\.training \w+` first"):
+    with pytest.raises(FileNotFoundError, match=r"is missing: run `python -m lcm_nb\.training [\w -]+` first"):
         main([name, "--smoke", "--work", str(tmp_path)])
 
 
@@ -588,6 +624,35 @@ def test_evaluate_resumed_keeps_the_rows_that_are_judged(work, tmp_path):
         ("DPM-Solver++", 2),
     ]
     assert {k: v for k, v in table[1].items() if k != "seconds"} == others[0]
+
+
+def test_stable_diffusion_starts_from_what_sdxl_has_learnt(work):
+    """With the average pooled text the two see the same, but for the states of the first encoder."""
+    base = teacher.load_base(loop.Settings(work))
+    ids = text.tokenize(base.tokenizer, data.captions(work)[:32])
+    sd = teacher.derive_sd(base, ids)
+    states = base.text_encoder_2(ids, output_hidden_states=True).hidden_states[-2]
+    found = sd.text_encoder(ids)[0]
+    assert torch.corrcoef(torch.stack([states.flatten(), found.flatten()]))[0, 1] > 0.98
+    first = base.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2.to_k.weight
+    assert torch.equal(sd.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2.to_k.weight, first[:, -96:])
+    assert sd.unet.config.addition_embed_type is None
+
+
+def test_the_lora_file_loads_whole(work):
+    pipe = StableDiffusionXLPipeline.from_pretrained(work / "base")
+    pipe.load_lora_weights(work / "loras", weight_name="papercut.safetensors", adapter_name="papercut")
+    layers = {name for name, _ in pipe.unet.named_parameters() if "lora_" in name}
+    for target in lora.TARGETS:
+        assert any(f".{target}.lora_A" in name for name in layers), target
+    with safe_open(work / "loras" / "papercut.safetensors", framework="pt") as file:
+        assert len(layers) == len(list(file.keys()))
+
+
+def test_a_judge_that_knows_no_style_is_refused(work):
+    judge = Judge(list(SUBJECTS), list(BACKGROUNDS), ["none", *PALETTES], ["none", *MEDIUMS])
+    with pytest.raises(ValueError, match="does not know neon, papercut; train it again"):
+        sections.loras("style-lora", work, judge, evaluate.Rows(work / "evaluate" / "x.jsonl", resume=False), 1)
 
 
 def test_ship_copies_the_family_and_its_card(work):

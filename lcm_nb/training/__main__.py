@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .loop import Settings
 
+FAMILIES = ("xl", "sd")
+
 # stage -> defaults, those of the family that ships; each stage is a module of this package with run(settings)
 STAGES = {
     "data": dict(steps=60_000),
@@ -20,10 +22,15 @@ STAGES = {
     "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=145, batch_size=64, learning_rate=1e-3),
     "distill": dict(minutes=42, batch_size=48, learning_rate=3e-4),
+    "controlnet": dict(minutes=52, batch_size=32, learning_rate=5e-4),
+    "adapter": dict(minutes=58, batch_size=32, learning_rate=5e-4),
+    "lora": dict(minutes=20, batch_size=16, learning_rate=3e-3),
     "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
     "evaluate": dict(),
     "ship": dict(),
 }
+# what is different for the SD family, which starts from trained weights
+SD = {"teacher": dict(minutes=40, learning_rate=5e-4)}
 # sizes that only prove that a stage runs
 SMOKE = {
     "data": dict(steps=96),
@@ -31,6 +38,9 @@ SMOKE = {
     "autoencoder": dict(steps=4, minutes=math.inf, batch_size=2),
     "teacher": dict(steps=3, minutes=math.inf, batch_size=4),
     "distill": dict(steps=3, minutes=math.inf, batch_size=4),
+    "controlnet": dict(steps=2, minutes=math.inf, batch_size=2),
+    "adapter": dict(steps=2, minutes=math.inf, batch_size=2),
+    "lora": dict(steps=2, minutes=math.inf, batch_size=2),
     "judge": dict(steps=3, minutes=math.inf, batch_size=8),
     "evaluate": dict(),
     "ship": dict(),
@@ -51,9 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="start of all random numbers (default 0)")
     parser.add_argument("--resume", action="store_true", default=None, help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
+    parser.add_argument("--family", choices=FAMILIES, help="teacher, distill: xl (default) or sd, which needs xl's")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     stage = given.pop("stage")
-    defaults = STAGES[stage] | (SMOKE[stage] if given.get("smoke") else {})
+    defaults = STAGES[stage] | (SD.get(stage, {}) if given.get("family") == "sd" else {})
+    defaults |= SMOKE[stage] if given.get("smoke") else {}
     if "steps" in given and "minutes" not in given:
         defaults["minutes"] = math.inf
     importlib.import_module(f".{stage}", __package__).run(Settings(**defaults | given))

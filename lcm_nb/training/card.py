@@ -1,11 +1,13 @@
 """The model card, written from measured figures alone."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from ..recipes import LORAS
 from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
 from .scenes import CANVAS
-from .ship import LIMIT_MB
+from .ship import GOAL_MB
 from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 
 # figure -> goal and least to accept, for LCM at 4 steps on held-out captions
@@ -21,7 +23,7 @@ TARGETS = {
 def write(folder: Path, figures: dict) -> Path:
     """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
     parts = [HEADER, _contents(), _targets(figures), _sheet(figures), _samplers(figures), _speed(figures)]
-    parts += [_guidance(figures), _geometry(figures), _training(figures), FOOTER]
+    parts += [_guidance(figures), *_sections(figures["sections"]), _geometry(figures), _training(figures), FOOTER]
     path = folder / "MODEL_CARD.md"
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
     return path
@@ -69,7 +71,7 @@ def _targets(figures: dict) -> str:
         ["largest loss against the teacher", gap, 0.03, 0.06, _points],
         ["seconds a picture", lcm["seconds"], 1.0, None, "{:.2f}".format],
         ["peak memory, MB", figures["peak_memory_mb"], 900, None, "{:.0f}".format],
-        ["files, MB", figures["megabytes"], LIMIT_MB, None, "{:.1f}".format],
+        ["files, MB", figures["megabytes"], GOAL_MB, None, "{:.1f}".format],
     ]
     lower = [
         *judged,
@@ -177,6 +179,86 @@ So that the guide's numbers serve here, too, the LCM was told three times the we
 """
 
 
+def _sections(figures: dict) -> list[str]:
+    """Return a part of the card for each of the guide's other sections."""
+    cases = figures["controlnet"][0]["cases"]
+    parts = [
+        f"""
+## The guide's other sections
+
+Each on {cases} held-out scenes, 4 steps, at the section's own guidance. Accuracies are the judge's.
+
+{table(["figure", "measured", "goal", "outcome"], _section_goals(figures))}
+""",
+        _families(figures["families"]),
+    ]
+    for section, (title, text, key, columns, below) in SECTIONS.items():
+        rows = [[_scale(row[key]), *(write(row[name]) for name, write in columns.values())] for row in figures[section]]
+        parts.append(f"""
+### {title}
+
+{text}
+
+{table([key, *columns], rows)}
+
+![{below}]({section}.jpg)
+""")
+    return parts
+
+
+def _section_goals(figures: dict) -> list[list]:
+    """Return a row for each thing that was asked of the sections."""
+    rows = []
+
+    def ask(name: str, measured: float, goal: float, write: Callable, *, at_most: bool = False) -> None:
+        name, value, goal, _, outcome = _outcome(name, measured, goal, None, write, at_most=at_most)
+        rows.append([name, value, goal, outcome])
+
+    def ask_monotone(name: str, values: list[float], write: Callable, *, rising: bool = True) -> None:
+        held = all(a <= b if rising else a >= b for a, b in itertools.pairwise(values))
+        told = ", ".join(map(write, values))
+        rows.append([name, told, "rising" if rising else "falling", "reached" if held else "**missed**"])
+
+    for section, goal in (("controlnet", 0.75), ("t2i-adapter", 0.65)):
+        first, last = figures[section][0], figures[section][-1]
+        ask(f"{section}: edge F1 at scale 1", last["edge_f1"], goal, _number)
+        ask(f"{section}: edge F1 at scale 0", first["edge_f1"], 0.35, _number, at_most=True)
+        ask(f"{section}: subject lost to the control", first["subject"] - last["subject"], 0.05, _points, at_most=True)
+        ask_monotone(f"{section}: edge F1, scale 0 to 1", [row["edge_f1"] for row in figures[section]], _number)
+    for style in LORAS:
+        found = [row for row in figures["style-lora"] if list(row["scales"]) == [style]]
+        seen = [row[f"seen_{style}"] for row in found]
+        ask(f"{style}: seen at scale 1", seen[-1], 0.90, _percent)
+        ask(f"{style}: seen at scale 0", seen[0], 0.05, _percent, at_most=True)
+        ask(f"{style}: subject lost", found[0]["subject"] - found[-1]["subject"], 0.08, _points, at_most=True)
+        ask_monotone(f"{style}: seen, scale 0 to 1", seen, _percent)
+    found = figures["image-to-image"]
+    ask_monotone("image-to-image: layout kept, by strength", [row["layout"] for row in found], _number, rising=False)
+    ask_monotone("image-to-image: subject, by strength", [row["subject"] for row in found], _percent)
+    return rows
+
+
+def _families(rows: list[dict]) -> str:
+    judged = [name for name in TARGETS if name != "both"]
+    cells = [[row["family"], row["model"], row["steps"], *(_percent(row[name]) for name in judged)] for row in rows]
+    return f"""
+### Two families
+
+The SD family's teacher was not trained from nothing, but started from the XL family's weights, for a fraction of the
+time. Teachers draw with DDIM at guidance {TEACHER_GUIDANCE:.2f}, LCMs at {GUIDANCE:g}.
+
+{table(["family", "model", "steps", *judged], cells)}
+"""
+
+
+def _scale(value: float | dict) -> str:
+    return f"{value:g}" if not isinstance(value, dict) else ", ".join(f"{k} {v:g}" for k, v in value.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
 def _geometry(figures: dict) -> str:
     rows = [
         [
@@ -221,6 +303,33 @@ On {figures["machine"]}. Minutes are wall time; two stages on one CPU thread eac
 """
 
 
+_JUDGED = {"subject": ("subject", _percent), "background": ("background", _percent)}
+_EDGES = "F1 compares the canny map that was given with the picture's own, with a tolerance of 2 pixels."
+_ROWS = "from top to bottom: the map, and pictures at scale 0, 0.5 and 1"
+SECTIONS = {  # section -> title, text, what varies, columns, what its contact sheet shows
+    "image-to-image": (
+        "Image-to-image",
+        "The prompt of each scene, from the picture of another one. Layout is the correlation of the colours of both "
+        "pictures at 8 x 8 pixels.",
+        "strength",
+        {"layout": ("layout", _number), **_JUDGED},
+        "Sheet of pictures; from top to bottom: the given ones, and strengths 0.25, 0.5, 0.75 and 1",
+    ),
+    "style-lora": (
+        "Style LoRA",
+        "How often the judge sees each style.",
+        "scales",
+        {
+            "papercut": ("seen_papercut", _percent),
+            "neon": ("seen_neon", _percent),
+            "subject": ("subject", _percent),
+        },
+        "Sheet of pictures; from top to bottom: no LoRA, papercut, neon, both at 0.5",
+    ),
+    "controlnet": ("ControlNet", _EDGES, "scale", {"F1": ("edge_f1", _number), **_JUDGED}, f"Sheet, {_ROWS}"),
+    "t2i-adapter": ("T2I-Adapter", _EDGES, "scale", {"F1": ("edge_f1", _number), **_JUDGED}, f"Sheet, {_ROWS}"),
+}
+
 HEADER = """
 # Model card: the mini family
 
@@ -230,6 +339,11 @@ works. They load with the stock diffusers classes:
 - `base/`: a whole `StableDiffusionXLPipeline`: AutoencoderTiny, two CLIP text encoders, a UNet of SDXL's shape
   (the teacher, for classifier-free guidance), safetensors in half precision.
 - `lcm/`: the UNet of the Latent Consistency Model distilled from it, laid out like `latent-consistency/lcm-sdxl`.
+- `sd/`: a `StableDiffusionPipeline` of the shape of Stable Diffusion 1.x, started from the weights of `base/`.
+- `sd-lcm/`: the LCM distilled from it, a whole pipeline like `SimianLuo/LCM_Dreamshaper_v7`.
+- `controlnet-canny/` on `sd/`, `t2i-adapter-canny/` on `base/`: both frozen in training, both used with the LCMs.
+- `loras/`: the styles papercut and neon, trained on `base/`.
+- `examples/`: the pictures that the sections start from.
 - `judge/`: the classifier behind the figures below.
 
 Every figure is written by `python -m lcm_nb.training evaluate` from `figures.json`.

@@ -11,12 +11,12 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import LCMScheduler, UNet2DConditionModel
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
-from .loop import FLOAT32, Settings, fingerprint, made_by, make_accelerator, train
-from .teacher import Batches, Teacher, use_fast_attention
+from .loop import Settings, fingerprint, make_accelerator, train
+from .teacher import FAMILIES, Batches, Teacher, load_base, save_pipeline, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
 W_RANGE = (0.0, 13.0)  # guidance_scale - 1; at 0 there is no guidance
@@ -62,21 +62,13 @@ class Distillation(nn.Module):
         return c_skip * z + c_out * clean
 
     @torch.no_grad()
-    def guided_solver_step(self, z, t, t_next, w, condition) -> torch.Tensor:
+    def guided_solver_step(self, z, t, t_next, w, condition, nothing) -> torch.Tensor:
         """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
 
         Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
         """
-        states, added = condition["encoder_hidden_states"], condition["added_cond_kwargs"]
-        pooled, time_ids = added["text_embeds"], added["time_ids"]
-        velocity = self.teacher.unet(
-            torch.cat([z, z]),
-            torch.cat([t, t]),
-            encoder_hidden_states=torch.cat([states, torch.zeros_like(states)]),  # zeros are SDXL's empty prompt
-            added_cond_kwargs=dict(
-                text_embeds=torch.cat([pooled, torch.zeros_like(pooled)]), time_ids=torch.cat([time_ids, time_ids])
-            ),
-        ).sample
+        both = {name: _joined(given, nothing[name]) for name, given in condition.items()}
+        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **both).sample
         conditional, unconditional = velocity.float().chunk(2)
         w = w[:, None, None, None]
         clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
@@ -86,9 +78,10 @@ class Distillation(nn.Module):
         t = SKIP * (index + 1) - 1  # t_{n+k}, one of 19, 39, ..., 999
         t_next = (t - SKIP).clamp(min=0)  # t_n
         with torch.no_grad():
-            condition = self.teacher.condition(ids, torch.ones(len(ids), device=ids.device))
+            keep = torch.ones(len(ids), device=ids.device)
+            condition, nothing = self.teacher.condition(ids, keep), self.teacher.condition(ids, 0 * keep)
             z = self.schedule.add_noise(latents, noise, t)
-            z_next = self.guided_solver_step(z, t, t_next, W_UNIT * w, condition)
+            z_next = self.guided_solver_step(z, t, t_next, W_UNIT * w, condition, nothing)
             w_embedding = embed_w(w)
             goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
         prediction = self.consistency(self.student, z, t, w_embedding, condition)
@@ -98,6 +91,13 @@ class Distillation(nn.Module):
     def update_target(self, decay: float = TARGET_DECAY) -> None:
         """Algorithm 1, last line: theta^- <- mu theta^- + (1 - mu) theta."""
         torch._foreach_lerp_(list(self.target.parameters()), list(self.student.parameters()), 1 - decay)
+
+
+def _joined(first, second):
+    """Concatenate two batches of the UNet's arguments, which may be dictionaries of tensors."""
+    if isinstance(first, dict):
+        return {name: _joined(value, second[name]) for name, value in first.items()}
+    return torch.cat([first, second])
 
 
 def pseudo_huber(prediction: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
@@ -116,13 +116,12 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def run(settings: Settings) -> Path:
-    """Distil ``work/base`` and save the LCM's UNet to ``work/lcm``."""
-    work = settings.work
+    """Distil a family's teacher; save SDXL's UNet to ``work/lcm``, or SD's pipeline to ``work/sd-lcm``."""
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    pipe = StableDiffusionXLPipeline.from_pretrained(made_by("teacher", work / "base"), **FLOAT32)
+    pipe = load_base(settings)
     with accelerator.main_process_first():
-        batches = Batches(work, pipe.tokenizer, accelerator.device)
+        batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
     module = Distillation(Teacher(pipe))
 
     def loss_of(module, generator):
@@ -132,9 +131,23 @@ def run(settings: Settings) -> Path:
         w = W_RANGE[0] + share * (W_RANGE[1] - W_RANGE[0])
         return module(batch["latents"], batch["ids"], batch["noise"], index, w)
 
-    made_from = fingerprint(pipe.unet, pipe.text_encoder, pipe.text_encoder_2)
+    made_from = fingerprint(*(m for m in pipe.components.values() if isinstance(m, nn.Module) and m is not pipe.vae))
     options = dict(ema_decay=0.995, after_step=Distillation.update_target, made_from=made_from)
-    train("distill", module, loss_of, settings, accelerator, **options).copy_to(module)
+    options["eager"] = [module.student.time_embedding.cond_proj.weight]  # starts at zero, and w is all it has to tell
+    name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
+    train(name, module, loss_of, settings, accelerator, **options).copy_to(module)
+    folder = settings.work / FAMILIES[settings.family].lcm
     if accelerator.is_main_process:
-        module.student.cpu().half().save_pretrained(work / "lcm")
-    return work / "lcm"
+        save_student(pipe, module.student, settings.family, folder)
+    return folder
+
+
+def save_student(pipe, student: UNet2DConditionModel, family: str, folder: Path) -> None:
+    """Save the LCM as its model on the Hub is laid out: SDXL's is a UNet, Stable Diffusion's a whole pipeline."""
+    if family == "xl":
+        student.cpu().half().save_pretrained(folder)
+        return
+    scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    parts = {k: v for k, v in pipe.components.items() if k in ("vae", "text_encoder", "tokenizer")}
+    nothing = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    save_pipeline(LatentConsistencyModelPipeline(unet=student, scheduler=scheduler, **parts, **nothing), folder)

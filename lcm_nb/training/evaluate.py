@@ -30,10 +30,11 @@ from .distill import W_UNIT
 from .judge import accuracies, as_batch, judge_pictures, right
 from .loop import FLOAT32, Settings, fingerprint, made_by
 from .scenes import Painter, labels
-from .ship import megabytes
+from .ship import draw_examples, megabytes
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
 SINGLES, PAIRS = 1_000, 300
+BATCH = 16
 GUIDANCE = 8.0  # the LCM's
 TEACHER_GUIDANCE = 1 + W_UNIT * (GUIDANCE - 1)  # what the LCM's was distilled from
 TRIAL_SCALES, TRIAL_STEPS = (1.0, 2.0, TEACHER_GUIDANCE, 5.0, 8.0), 12
@@ -49,7 +50,7 @@ GUIDE_PROMPTS = (
     "the mona lisa",
     "Mystical fairy in real, magic, 4k picture, high quality",
 )
-SMOKE = dict(singles=4, pairs=2, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
+SMOKE = dict(singles=4, pairs=2, rounds=1, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
 
 
 def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
@@ -88,17 +89,16 @@ def arrange(pipe, memory_format: torch.memory_format) -> None:
 
 
 def generate(
-    pipe, captions: list[str], steps: int, guidance_scale: float = GUIDANCE, *, batch_size: int = 16
+    pipe, captions: list[str], steps: int, guidance_scale: float = GUIDANCE, images: list | None = None, **options
 ) -> torch.Tensor:
-    """Return (N, 3, H, W) pictures in 0..1, each from a seed of its own."""
+    """Return (N, 3, H, W) pictures in 0..1, each from a seed of its own; ``images`` are what each starts from."""
+    options |= dict(num_inference_steps=steps, guidance_scale=guidance_scale, output_type="pt")
     parts = []
-    for start in range(0, len(captions), batch_size):
-        batch = captions[start : start + batch_size]
-        generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(batch))]
-        pictures = pipe(
-            batch, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generators, output_type="pt"
-        ).images
-        parts.append(pictures.float().cpu())
+    for start in range(0, len(captions), BATCH):
+        batch = slice(start, start + BATCH)
+        generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(captions[batch]))]
+        given = {} if images is None else {"image": images[batch]}
+        parts.append(pipe(captions[batch], generator=generators, **given, **options).images.float().cpu())
     return torch.cat(parts)
 
 
@@ -110,7 +110,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(mean + np.trace(one + two) - 2 * root)
 
 
-def seconds_per_image(pipes: dict, runs: list[tuple[str, int]], *, rounds: int = 7) -> list[float]:
+def seconds_per_image(pipes: dict, runs: list[tuple[str, int]], *, rounds: int) -> list[float]:
     """Return the median time of one picture for each (sampler, steps), decoding included and guidance on.
 
     All runs take turns, so that a machine's slower minutes fall upon all alike; the first round is a warm-up.
@@ -185,6 +185,7 @@ def measure(
     singles: int = SINGLES,
     pairs: int = PAIRS,
     samplers: dict = SAMPLERS,
+    rounds: int = 7,
     resume: bool = False,
 ) -> dict:
     """Return every figure of the card that the pipelines and the judge give; all times are from this one run.
@@ -208,7 +209,8 @@ def measure(
         trial.append(kept.row(case, tried, judge, pipes["DDIM"], case, cases[0]))
     for pipe in pipes.values():
         arrange(pipe.to("cpu"), torch.contiguous_format)
-    for row, seconds in zip(table, seconds_per_image(pipes, [(r["sampler"], r["steps"]) for r in table]), strict=True):
+    runs = [(row["sampler"], row["steps"]) for row in table]
+    for row, seconds in zip(table, seconds_per_image(pipes, runs, rounds=rounds), strict=True):
         row["seconds"] = seconds
     return {
         "captions": singles,
@@ -255,19 +257,24 @@ def sheet(pipe, captions: Sequence[str], columns: int) -> Image.Image:
 
 
 def run(settings: Settings) -> Path:
-    """Measure, then write figures.json, two contact sheets and MODEL_CARD.md to ``work/card``."""
+    """Measure, then write figures.json, sheets and MODEL_CARD.md to ``work/card``, and ``work/examples``."""
+    from . import sections
     from .card import write
 
     work = settings.work
     pipes = load_pipelines(work)
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
     figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
+    figures["sections"] = sections.measure(work, resume=settings.resume, cases=2 if settings.smoke else sections.CASES)
     figures |= dict(training=training_cost(work), geometry=geometry)
     figures["contact_sheet"] = held_out_cases(work, 24, 1)[0]
     folder = work / "card"
     folder.mkdir(exist_ok=True)
     sheet(pipes["LCM"], figures["contact_sheet"], 6).save(folder / "contact_sheet.jpg", quality=88)
     sheet(pipes["LCM"], GUIDE_PROMPTS, 5).save(folder / "guide_prompts.jpg", quality=88)
+    for section in sections.MEASURED:
+        sections.contact_sheet(section, work, 2 if settings.smoke else 8).save(folder / f"{section}.jpg", quality=88)
+    draw_examples(work, work / "examples")
     figures["megabytes"] = megabytes(work)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     write(folder, figures)

@@ -5,7 +5,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Settings:
     seed: int = 0
     resume: bool = False
     smoke: bool = False
+    family: str = "xl"
 
 
 def made_by(stage: str, path: Path) -> Path:
@@ -101,18 +102,23 @@ class Optimizer:
     A convolution counts as a matrix with one row for each output channel; a layer with at most
     ``thin`` inputs or outputs counts as a first or last one. Muon (K. Jordan, 2024) scaled as in
     Liu et al., 2025, arXiv:2502.16982, so that one learning rate serves both. Against AdamW alone
-    it reached the teacher's same loss after six tenths of the updates.
+    it reached the teacher's same loss after six tenths of the updates. ``eager`` are parameters
+    that must come far in few updates: AdamW with ``EAGER`` times the learning rate.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, *, thin: int = 16):
-        embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    EAGER = 10
+
+    def __init__(self, module: nn.Module, learning_rate: float, *, thin: int = 16, eager: Sequence[nn.Parameter] = ()):
+        apart = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        apart |= {id(p) for p in eager}
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        inner = [p for p in self.parameters if id(p) not in embeddings and p.ndim > 1 and min(p.shape[:2]) > thin]
-        chosen = {id(p) for p in inner}
+        inner = [p for p in self.parameters if id(p) not in apart and p.ndim > 1 and min(p.shape[:2]) > thin]
+        chosen = {id(p) for p in [*inner, *eager]}
         rest = [p for p in self.parameters if id(p) not in chosen]
         self.matrices = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in inner]  # views: they share memory
         options = dict(lr=learning_rate, weight_decay=1e-3)
-        self.parts = [torch.optim.AdamW(rest, betas=(0.9, 0.99), **options)]
+        groups = [{"params": rest, "pace": 1}, *([{"params": list(eager), "pace": self.EAGER}] if eager else [])]
+        self.parts = [torch.optim.AdamW(groups, betas=(0.9, 0.99), **options)]
         if inner:
             views = [view for _, view in self.matrices]
             self.parts.append(torch.optim.Muon(views, adjust_lr_fn="match_rms_adamw", **options))
@@ -122,7 +128,8 @@ class Optimizer:
         for parameter, view in self.matrices:
             view.grad = None if parameter.grad is None else _as_matrix(parameter.grad)
         for part in self.parts:
-            part.param_groups[0]["lr"] = learning_rate
+            for group in part.param_groups:
+                group["lr"] = learning_rate * group.get("pace", 1)
             part.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -159,6 +166,7 @@ def train(
     after_step: Callable[[nn.Module], None] | None = None,
     report: Callable[[], dict] | None = None,
     made_from: str = "",
+    eager: Sequence[nn.Parameter] = (),
 ) -> Ema:
     """Minimise ``loss_of(module, generator)`` and return the averaged weights.
 
@@ -175,7 +183,7 @@ def train(
     folder = settings.work / name
     folder.mkdir(parents=True, exist_ok=True)
     module = module.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = Optimizer(module, settings.learning_rate)
+    optimizer = Optimizer(module, settings.learning_rate, eager=eager)
     state = {"step": 0, "minutes": 0.0, "samples": 0}
     ema = Ema(module, ema_decay)
     if settings.resume and (folder / "state.json").exists():

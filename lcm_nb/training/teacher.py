@@ -1,14 +1,21 @@
 """Stage 2: the teacher, a small UNet of SDXL's shape, trained with its text encoders."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPTokenizer, PreTrainedModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from . import text
 from .autoencoder import as_images, drop_derived
@@ -74,7 +81,7 @@ def use_fast_attention(*models: PreTrainedModel | UNet2DConditionModel) -> None:
     if torch.cuda.is_available():
         return
     for model in models:
-        if isinstance(model, UNet2DConditionModel):
+        if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(AttnProcessor())
         else:
             model.set_attn_implementation("eager")
@@ -110,43 +117,57 @@ class Schedule(nn.Module):
 class Teacher(nn.Module):
     """A pipeline's text encoders and UNet; calling it gives the training loss of a batch."""
 
-    def __init__(self, pipe: StableDiffusionXLPipeline):
+    def __init__(self, pipe: StableDiffusionXLPipeline | StableDiffusionPipeline):
         super().__init__()
-        self.text_encoder, self.text_encoder_2, self.unet = pipe.text_encoder, pipe.text_encoder_2, pipe.unet
-        use_fast_attention(pipe.text_encoder, pipe.text_encoder_2, pipe.unet)
+        self.text_encoder, self.unet = pipe.text_encoder, pipe.unet
+        self.text_encoder_2 = getattr(pipe, "text_encoder_2", None)
+        use_fast_attention(*filter(None, (self.text_encoder, self.text_encoder_2, self.unet)))
         pixels = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        self.register_buffer("empty", text.tokenize(pipe.tokenizer, [""]), persistent=False)
         self.schedule = Schedule()
         snr = (self.schedule.alpha / self.schedule.sigma) ** 2
         self.register_buffer("weight", (snr + 1).clamp(max=SNR_CLIP) / (snr + 1), persistent=False)
         self.register_buffer("time_ids", torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]), persistent=False)
 
     def condition(self, ids: torch.Tensor, keep: torch.Tensor) -> dict:
-        """Return the UNet's text arguments; where ``keep`` is 0 they are zeros, SDXL's empty prompt."""
+        """Return the UNet's text arguments; where ``keep`` is 0, those of no prompt.
+
+        SDXL has zeros then; Stable Diffusion encodes the empty prompt.
+        """
+        if self.text_encoder_2 is None:
+            ids = torch.where(keep[:, None] > 0, ids, self.empty)
+            return dict(encoder_hidden_states=self.text_encoder(ids).last_hidden_state)
         states, pooled = text.encode(self.text_encoder, self.text_encoder_2, ids)
         return dict(
             encoder_hidden_states=states * keep[:, None, None],
             added_cond_kwargs=dict(text_embeds=pooled * keep[:, None], time_ids=self.time_ids.repeat(len(ids), 1)),
         )
 
-    def forward(self, latents, ids, keep, noise, t) -> torch.Tensor:
-        """Weighted squared error of the predicted velocity v = alpha eps - sigma x0."""
+    def forward(self, latents, ids, keep, noise, t, control=None) -> torch.Tensor:
+        """Weighted squared error of the predicted velocity v = alpha eps - sigma x0.
+
+        ``control(z_t, t, condition)`` may return more arguments for the UNet.
+        """
         alpha, sigma = self.schedule.at(t)
-        predicted = self.unet(self.schedule.add_noise(latents, noise, t), t, **self.condition(ids, keep)).sample
+        z, condition = self.schedule.add_noise(latents, noise, t), self.condition(ids, keep)
+        more = control(z, t, condition) if control else {}
+        predicted = self.unet(z, t, **condition, **more).sample
         error = (predicted.float() - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
         return (self.weight[t] * error).mean() / self.weight.mean()
 
 
 class Batches:
-    """Random batches of latents and token ids, held in memory."""
+    """Random batches of latents and token ids, held in memory; ``picks`` are the last batch's numbers."""
 
-    def __init__(self, work: Path, tokenizer, device: torch.device):
-        self.latents = encode_pictures(work, device)
-        self.ids = text.tokenize(tokenizer, captions(work)[: len(self.latents)])
+    def __init__(self, work: Path, tokenizer: CLIPTokenizer, device: torch.device, name: str = "data"):
+        self.latents = encode_pictures(work, device, name)
+        self.ids = text.tokenize(tokenizer, captions(work, name))
         self.device = device
+        self.picks = torch.empty(0)
 
     def __call__(self, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         draw = dict(generator=generator, device=self.device)
-        picks = torch.randint(len(self.latents), (count,), **draw).cpu()
+        self.picks = picks = torch.randint(len(self.latents), (count,), **draw).cpu()
         latents = self.latents[picks].to(self.device).float()
         spread = torch.arange(count, device=self.device) + torch.rand(count, **draw)  # evenly over all timesteps
         return dict(
@@ -159,10 +180,10 @@ class Batches:
 
 
 @torch.no_grad()
-def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> torch.Tensor:
-    """Return all pictures' latents, (N, C, h, w) float16; they are kept in ``work/latents.npy`` for this encoder."""
-    path, label = work / "latents.npy", work / "latents.txt"
-    data = pictures(work)
+def encode_pictures(work: Path, device: torch.device, name: str = "data", batch_size: int = 32) -> torch.Tensor:
+    """Return all pictures' latents, (N, C, h, w) float16; they are kept beside the pictures for this encoder."""
+    path, label = work / name / "latents.npy", work / name / "latents.txt"
+    data = pictures(work, name)
     vae = AutoencoderTiny.from_pretrained(work / "vae").eval()
     made_from = f"{fingerprint(vae.encoder)}, {len(data)} pictures"
     if path.exists() and label.exists() and label.read_text() == made_from:
@@ -179,28 +200,124 @@ def encode_pictures(work: Path, device: torch.device, batch_size: int = 32) -> t
     return latents
 
 
-def run(settings: Settings) -> Path:
-    """Train, then save a whole pipeline folder to ``work/base``."""
+@dataclass(frozen=True)
+class Family:
+    """A teacher and its LCM: pipeline class, folders under the working folder, and where the LCM's UNet is in its."""
+
+    pipeline: type
+    base: str
+    lcm: str
+    lcm_unet: str | None = None
+
+
+FAMILIES = {
+    "xl": Family(StableDiffusionXLPipeline, "base", "lcm"),
+    "sd": Family(StableDiffusionPipeline, "sd", "sd-lcm", "unet"),
+}
+
+
+def load_base(settings: Settings) -> StableDiffusionXLPipeline | StableDiffusionPipeline:
+    """Return the family's trained teacher as a pipeline in single precision, with the newest autoencoder."""
+    family = FAMILIES[settings.family]
+    vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", settings.work / "vae"))
+    stage = "teacher" if settings.family == "xl" else f"teacher --family {settings.family}"
+    return family.pipeline.from_pretrained(made_by(stage, settings.work / family.base), vae=vae, **FLOAT32)
+
+
+def start(settings: Settings) -> StableDiffusionXLPipeline | StableDiffusionPipeline:
+    """Return what training starts from: nothing, a saved base without its state, or for SD the weights of SDXL."""
     work = settings.work
+    if settings.family == "sd":
+        base = load_base(replace(settings, family="xl"))
+        return derive_sd(base, text.tokenize(base.tokenizer, captions(work)[:256]))
+    vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"))
+    tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
+    factor = 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    pipe = build_pipeline(vae, tokenizer, side=pictures(work).shape[1] // factor)
+    if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
+        pipe = load_base(settings)  # weights are a start, too
+    return pipe
+
+
+def run(settings: Settings) -> Path:
+    """Train, then save a whole pipeline folder to ``work/base``, or ``work/sd``."""
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
-    vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"))
     with accelerator.main_process_first():
-        tokenizer = text.build_tokenizer(captions(work), work / "tokenizer")
-        batches = Batches(work, tokenizer, accelerator.device)
-    pipe = build_pipeline(vae, tokenizer, side=batches.latents.shape[-1])
-    if settings.resume and not (work / "teacher").exists() and (work / "base").exists():
-        pipe = StableDiffusionXLPipeline.from_pretrained(work / "base", vae=vae, **FLOAT32)  # weights are a start, too
+        pipe = start(settings)
+        batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
     teacher = Teacher(pipe)
+    name = "teacher" if settings.family == "xl" else f"teacher-{settings.family}"
+    folder = settings.work / FAMILIES[settings.family].base
 
     def loss_of(module, generator):
         return module(**batches(settings.batch_size, generator))
 
-    train("teacher", teacher, loss_of, settings, accelerator, made_from=fingerprint(vae.encoder)).copy_to(teacher)
+    made_from = fingerprint(pipe.vae.encoder)
+    train(name, teacher, loss_of, settings, accelerator, made_from=made_from).copy_to(teacher)
     if accelerator.is_main_process:
-        pipe.vae = AutoencoderTiny.from_pretrained(work / "vae")  # its decoder may have gone on learning meanwhile
-        save_pipeline(pipe, work / "base")
-    return work / "base"
+        pipe.vae = AutoencoderTiny.from_pretrained(settings.work / "vae")  # its decoder may have gone on learning
+        save_pipeline(pipe, folder)
+    return folder
+
+
+@torch.no_grad()
+def derive_sd(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> StableDiffusionPipeline:
+    """Return Stable Diffusion's pipeline with SDXL's second text encoder and what fits of its UNet.
+
+    SDXL reads the encoder's last layer but one, as it is; Stable Diffusion its last one,
+    normalised. So the last layer goes, and the norm gets the scale that the states of the
+    captions ``ids`` (N, tokens) have. What the pooled text and the sizes added to the time
+    embedding on average, goes into its bias.
+    """
+    old = pipe.text_encoder_2
+    output = old(ids, output_hidden_states=True)
+    states = output.hidden_states[-2]
+    encoder = CLIPTextModel(
+        CLIPTextConfig.from_dict(old.config.to_dict() | {"num_hidden_layers": old.config.num_hidden_layers - 1})
+    )
+    fit(encoder, old.text_model.state_dict())
+    encoder.final_layer_norm.weight.fill_(float(states.std(-1, correction=0).mean()))
+    encoder.final_layer_norm.bias.fill_(float(states.mean()))
+    unet = UNet2DConditionModel.from_config(
+        pipe.unet.config,
+        cross_attention_dim=text.WIDTH,
+        addition_embed_type=None,
+        addition_time_embed_dim=None,
+        projection_class_embeddings_input_dim=None,
+    )
+    tensors = pipe.unet.state_dict()
+    for name in tensors:
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            tensors[name] = tensors[name][:, text.WIDTH :]  # what it reads of the second encoder
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    sizes = torch.tensor([[side, side, 0, 0, side, side]]).repeat(len(ids), 1)
+    added = pipe.unet.get_aug_embed(states, states, dict(text_embeds=output.text_embeds, time_ids=sizes)).mean(0)
+    tensors["time_embedding.linear_2.bias"] = tensors["time_embedding.linear_2.bias"] + added
+    fit(unet, tensors)
+    return StableDiffusionPipeline(
+        vae=pipe.vae,
+        text_encoder=encoder,
+        tokenizer=pipe.tokenizer,
+        unet=unet,
+        scheduler=pipe.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def fit(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Load those of the tensors that the module has.
+
+    Raises
+    ------
+    RuntimeError
+        If a parameter of the module is not among the tensors.
+    """
+    missing, _ = module.load_state_dict(tensors, strict=False)
+    if missing:
+        raise RuntimeError(f"the weights do not fit: {missing} are missing")
 
 
 def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:

@@ -1,0 +1,195 @@
+"""Pictures that a run starts from: read, checked and fitted; and their canny maps."""
+
+import atexit
+import hashlib
+import io
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .recipes import RECIPES
+
+EXAMPLES = Path(__file__).parent / "mini" / "examples"
+GUIDE_DATASET = "huggingface/documentation-images"
+GUIDE_FILES = {
+    "image-to-image": "diffusers/img2img-init.png",
+    "controlnet": "diffusers/input_image_vermeer.png",
+    "t2i-adapter": "diffusers/input_image_vermeer.png",
+}
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_BYTES = 20_000_000
+MAX_PIXELS = 40_000_000
+
+
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """Return a picture as RGB: upright, and on white where it is transparent.
+
+    Parameters
+    ----------
+    source
+        A path, the bytes of a PNG, JPEG or WebP file, or a PIL image.
+
+    Raises
+    ------
+    ValueError
+        If it is a web address, is missing, is no such picture, is damaged, or is too
+        large (20 MB, 40 megapixels); the size is checked before anything is decoded.
+    """
+    if isinstance(source, Image.Image):
+        _check_size("The picture", source.size)
+        return _flatten(ImageOps.exif_transpose(source))
+    name, data = _contents(source)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(name, image.size)
+            return _flatten(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None
+
+
+def _contents(source: object) -> tuple[str, bytes]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name, size = "The uploaded file", len(source)
+    elif isinstance(source, (str, Path)):
+        name = str(source)
+        if name.lower().startswith(("http:", "https:", "ftp:")):
+            raise ValueError(f"{name} is a web address; download the picture and give the file's path.")
+        if not Path(source).is_file():
+            raise ValueError(f"There is no file {name}; give the path of a PNG, JPEG or WebP picture.")
+        size = Path(source).stat().st_size
+    else:
+        raise ValueError(f"{source!r} is no picture; give a path, a PIL image, or the bytes of a file.")
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} has {size / 1e6:.0f} MB; at most {MAX_BYTES // 10**6} MB are read. Make it smaller.")
+    return name, Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
+        )
+    if min(size) < 16 or max(size) > 5 * min(size):
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; "
+            "give a picture with sides of at least 16, neither more than 5 times as long as the other."
+        )
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def example_image(section: str, profile: str | None = None) -> Image.Image:
+    """Return the picture that a section starts from when it is given none.
+
+    Parameters
+    ----------
+    section
+        One of ``lcm_nb.SECTIONS`` that starts from a picture.
+    profile
+        "mini" for a scene of this project, "guide" for the guide's picture, which is
+        downloaded once; default as in ``lcm_nb.load``.
+
+    Raises
+    ------
+    ValueError
+        If the section starts from no picture; the message lists those that do.
+    ConnectionError
+        If the guide's picture is not here and the Hub cannot be reached.
+    """
+    from .profiles import resolve_profile
+
+    sections = [name for name, recipe in RECIPES.items() if "image" in recipe.settings]
+    if section not in sections:
+        raise ValueError(f"{section!r} starts from no picture; these sections do: {', '.join(sections)}.")
+    guide = resolve_profile(profile) == "guide"
+    return read_image(_guide_file(section) if guide else EXAMPLES / f"{section}.png")
+
+
+def _guide_file(section: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    name = GUIDE_FILES[section]
+    try:
+        return hf_hub_download(GUIDE_DATASET, name, repo_type="dataset")
+    except OSError as error:  # the Hub's own errors are such, too
+        raise ConnectionError(
+            f"The guide's picture {name} is not on this computer, and the Hub cannot be asked for it "
+            f"({type(error).__name__}); connect to the internet once, or use profile='mini'."
+        ) from error
+
+
+def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
+    """Return a picture of about ``side`` x ``side`` pixels' area in its own proportions.
+
+    Both sides become multiples of ``multiple``; what does not fit them is cut off at
+    the edges, and nothing is stretched. A picture that fits already is returned as it is.
+    """
+    width, height = image.size
+    if not (width % multiple or height % multiple) and 0.5 < width * height / side**2 < 2:
+        return image
+    scale = side / (width * height) ** 0.5
+    size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 200) -> Image.Image:
+    """Return a picture's edges, white on black, in the picture's own size.
+
+    Parameters
+    ----------
+    image
+        As :func:`read_image` takes it.
+    low, high
+        Thresholds of OpenCV's Canny detector on the gradient, 0-1000: an edge starts
+        where the gradient exceeds ``high`` and goes on as long as it exceeds ``low``.
+
+    Raises
+    ------
+    ValueError
+        For an unreadable picture, a threshold out of range, or ``low`` above ``high``.
+    """
+    import cv2
+
+    for name, value in (("low", low), ("high", high)):
+        if not 0 <= value <= 1000:
+            raise ValueError(f"{name} is {value}; give a threshold from 0 to 1000.")
+    if low > high:
+        raise ValueError(f"low is {low} and high is {high}; the low threshold must not exceed the high one.")
+    edges = cv2.Canny(np.array(read_image(image)), low, high)
+    return Image.fromarray(np.repeat(edges[..., None], 3, axis=2))
+
+
+def keep_image(source: str | Path | bytes | Image.Image) -> str:
+    """Check a picture and return the path of a file that holds it.
+
+    A path stays as it is. A picture from memory is written to the temporary folder, so
+    that settings stay plain text and the code that a panel shows can open it.
+    """
+    image = read_image(source)
+    if isinstance(source, (str, Path)):
+        return str(source)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    path = _kept() / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.png"
+    path.write_bytes(buffer.getvalue())
+    return str(path)
+
+
+@lru_cache
+def _kept() -> Path:
+    """Return this process's own folder for pictures from memory; it goes when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="lcm_nb-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)

@@ -1,0 +1,270 @@
+"""The guide's other sections: the same pixels as its code, steps that always run, and scales that leave no trace."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoPipelineForImage2Image,
+    ControlNetModel,
+    LCMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLAdapterPipeline,
+    StableDiffusionXLPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
+from PIL import Image
+
+import lcm_nb
+from lcm_nb.recipes import SECTIONS
+
+OTHERS = [section for section in SECTIONS if section != "text-to-image"]
+PICTURES = ["image-to-image", "controlnet", "t2i-adapter"]
+each_section = pytest.mark.parametrize("section", OTHERS)
+_studios = {}
+
+
+def studio_of(section: str):
+    """The section's studio, loaded once."""
+    if section not in _studios:
+        _studios[section] = lcm_nb.load(section)
+    return _studios[section]
+
+
+def same(first: Image.Image, second: Image.Image) -> bool:
+    return np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def guide_canny(image: Image.Image) -> Image.Image:
+    """The guide's own map."""
+    edges = cv2.Canny(np.array(image), 100, 200)[:, :, None]
+    return Image.fromarray(np.concatenate([edges, edges, edges], axis=2))
+
+
+# -- the guide's code blocks, with other names, dtype and device ------------------------
+
+
+def guide_image_to_image(names):
+    unet = UNet2DConditionModel.from_pretrained(names.unet, subfolder="unet", **names.loading)
+    pipe = AutoPipelineForImage2Image.from_pretrained(names.base, unet=unet, **names.loading).to(names.device)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    prompt = "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k"
+    init_image = lcm_nb.example_image("image-to-image")
+    generator = torch.manual_seed(0)
+    return pipe(
+        prompt, image=init_image, num_inference_steps=4, guidance_scale=7.5, strength=0.5, generator=generator
+    ).images[0]
+
+
+def guide_style_lora(names):
+    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading)
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading).to(names.device)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(names.loras, weight_name="papercut.safetensors", adapter_name="papercut")
+    generator = torch.manual_seed(0)
+    return pipe(prompt="papercut, a cute fox", num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
+
+
+def guide_controlnet(names):
+    canny_image = guide_canny(lcm_nb.example_image("controlnet"))
+    controlnet = ControlNetModel.from_pretrained(names.controlnet, **names.loading)
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(
+        names.base, controlnet=controlnet, safety_checker=None, **names.loading
+    ).to(names.device)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    generator = torch.manual_seed(0)
+    return pipe("the mona lisa", image=canny_image, num_inference_steps=4, generator=generator).images[0]
+
+
+def guide_t2i_adapter(names):
+    side = lcm_nb.load("t2i-adapter").generate().source  # the example, fitted to what the pipeline needs
+    canny_image = guide_canny(side)
+    adapter = T2IAdapter.from_pretrained(names.adapter, **names.loading)
+    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading)
+    pipe = StableDiffusionXLAdapterPipeline.from_pretrained(names.base, unet=unet, adapter=adapter, **names.loading).to(
+        names.device
+    )
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    return pipe(
+        prompt="Mystical fairy in real, magic, 4k picture, high quality",
+        negative_prompt="extra digit, fewer digits, cropped, worst quality, low quality, glitch, deformed, mutated, "
+        "ugly, disfigured",
+        image=canny_image,
+        num_inference_steps=4,
+        guidance_scale=5,
+        adapter_conditioning_scale=0.8,
+        adapter_conditioning_factor=1,
+        generator=torch.manual_seed(0),
+    ).images[0]
+
+
+GUIDE = {
+    "image-to-image": guide_image_to_image,
+    "style-lora": guide_style_lora,
+    "controlnet": guide_controlnet,
+    "t2i-adapter": guide_t2i_adapter,
+}
+
+
+@each_section
+def test_nothing_is_warned_of(section, recwarn, caplog, capfd):
+    lcm_nb.load(section).generate()
+    assert [str(warning.message) for warning in recwarn] == []
+    assert [record.getMessage() for record in caplog.records] == []
+    assert capfd.readouterr().err == ""
+
+
+@each_section
+def test_what_is_left_out_is_the_guides_call(section):
+    assert same(studio_of(section).generate().image, GUIDE[section](lcm_nb.checkpoints(section)))
+
+
+CHANGES = {
+    "image-to-image": dict(prompt="a cat", num_inference_steps=5, strength=0.8, seed=3),
+    "style-lora": dict(prompt="neon, a cat", papercut=0.0, neon=0.8, seed=3),
+    "controlnet": dict(prompt="a cat", low_threshold=50, controlnet_conditioning_scale=0.4, seed=3),
+    "t2i-adapter": dict(prompt="a cat", adapter_conditioning_scale=0.4, adapter_conditioning_factor=0.5, seed=3),
+}
+
+
+@each_section
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_code_of_a_picture_makes_that_picture(section, changed):
+    settings, names = CHANGES[section] if changed else {}, {}
+    exec(studio_of(section).code(settings), names)
+    assert same(names["image"], studio_of(section).generate(**settings).image)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"), [(section, {name: value}) for section in OTHERS for name, value in CHANGES[section].items()]
+)
+def test_every_setting_changes_the_picture(section, change):
+    studio = studio_of(section)
+    assert not same(studio.generate(**change).image, studio.generate().image)
+
+
+# -- pictures that a run starts from ----------------------------------------------------
+
+
+@pytest.mark.parametrize("section", PICTURES)
+@pytest.mark.parametrize("size", [(300, 200), (97, 230)])
+def test_a_picture_of_any_shape_is_fitted_and_said(section, size):
+    picture = Image.effect_noise(size, 90).convert("RGB")
+    with pytest.warns(UserWarning, match=f"fitted from {size[0]} x {size[1]} to .* not stretched"):
+        result = studio_of(section).generate(image=picture, num_inference_steps=2)
+    assert result.image.size == result.source.size == result.input_image.size
+    assert (result.image.width > result.image.height) == (size[0] > size[1])
+
+
+@pytest.mark.parametrize("section", PICTURES)
+def test_a_saved_picture_brings_the_one_it_started_from(section, tmp_path):
+    picture = tmp_path / "private" / "me.png"
+    picture.parent.mkdir()
+    Image.effect_noise((256, 256), 90).convert("RGB").save(picture)
+    result = studio_of(section).generate(image=picture, num_inference_steps=2)
+    path = result.save(tmp_path / "picture.png")
+    picture.unlink()
+    assert b"private" not in path.read_bytes()
+    assert same(lcm_nb.reproduce(path).image, result.image)
+    with Image.open(path) as image:
+        assert json.loads(image.text["lcm_nb"])["settings"]["image"] == "me.png"
+
+
+# -- never zero steps -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 0.2), (1, 0.8)])
+def test_a_run_without_a_step_is_refused_with_the_remedy(steps, strength):
+    with pytest.raises(ValueError, match=r"run no UNet step; use a strength of at least .*, or \d+ steps"):
+        studio_of("image-to-image").generate(num_inference_steps=steps, strength=strength)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (4, 1.0), (8, 0.3), (3, 0.34), (1, 1.0), (50, 0.1)])
+def test_the_timesteps_that_were_planned_run(steps, strength):
+    from lcm_nb.recipes import planned_timesteps
+
+    result = studio_of("image-to-image").generate(num_inference_steps=steps, strength=strength)
+    assert result.timesteps == planned_timesteps(result.settings)
+    assert len(result.timesteps) == int(steps * strength)
+
+
+# -- no trace after an error or a cancel ------------------------------------------------
+
+
+class Enough(Exception):
+    """What stops a run below."""
+
+
+@each_section
+def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
+    studio, told = studio_of(section), []
+    fresh = studio.generate().image
+
+    def on_step(step):
+        told.append(step.number)
+        raise Enough
+
+    with pytest.raises(Enough):
+        studio.generate(**CHANGES[section], on_step=on_step)
+    assert told == [1]
+    assert same(studio.generate().image, fresh)
+    assert same(studio.pipe(**_plain_call(section, studio)).images[0], fresh)  # the pipeline itself is as it was
+
+
+def _plain_call(section, studio):
+    from lcm_nb.recipes import complete
+    from lcm_nb.sections import call_arguments, input_image, source_image
+
+    settings = complete(section, {})
+    image = input_image(source_image(section, studio.pipe, studio.checkpoints, settings)[0], settings)
+    return call_arguments(settings, image) | {"generator": torch.manual_seed(0)}
+
+
+@each_section
+def test_every_step_is_told_with_a_preview(section):
+    seen = []
+    result = studio_of(section).generate(on_step=lambda step: seen.append((step.number, step.total, step.preview())))
+    count = len(result.timesteps)
+    assert [(number, total) for number, total, _ in seen] == [(i + 1, count) for i in range(count)]
+    assert same(seen[-1][2], result.image)
+
+
+# -- LoRAs ------------------------------------------------------------------------------
+
+
+def test_scale_0_is_the_text_to_image_section(studio):
+    plain = studio.generate(prompt="a cute fox")
+    assert same(studio_of("style-lora").generate(prompt="a cute fox", papercut=0.0).image, plain.image)
+
+
+def test_two_loras_act_together():
+    studio = studio_of("style-lora")
+    pictures = [studio.generate(papercut=p, neon=n).image for p, n in ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5))]
+    assert not any(same(pictures[0], other) for other in pictures[1:])
+
+
+# -- panels -----------------------------------------------------------------------------
+
+
+@each_section
+def test_the_panel_draws_what_the_studio_draws(section):
+    studio = studio_of(section)
+    panel = studio.panel()
+    panel.controls["live"].value = False
+    for name, value in CHANGES[section].items():
+        panel.controls[name].value = value
+    panel.run()
+    assert same(panel.wait(300).image, studio.generate(**CHANGES[section]).image)
+
+
+def test_the_panel_says_what_will_run_and_never_runs_nothing():
+    panel = studio_of("image-to-image").panel()
+    panel.controls["live"].value = False
+    assert panel.intent == "will run 2 UNet steps at timesteps 499, 259"
+    panel.controls["strength"].value = 0.2
+    assert panel.intent.startswith("will run 1 UNet step at timestep 259 (strength raised to 0.25")
+    panel.run()
+    assert panel.wait(300).settings["strength"] == 0.25
