@@ -22,7 +22,7 @@ def test_an_untouched_answer_gets_a_hint(check, capsys):
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ([999, 679], "2 timesteps for 3 steps"),
+        ([999, 679], "2 timesteps, but 3 UNet steps run"),
         ([999, 700, 339], "700 is not a point of the schedule"),
         ([339, 679, 999], "count down"),
         ([999, 659, 339], "step 2 is elsewhere; round 1 x 50 / 3 down"),

@@ -567,7 +567,7 @@ def test_the_card_says_what_was_reached(work, tmp_path, subject, outcome):
 
 def test_latents_of_another_encoder_are_not_used(work, tmp_path):
     copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("judge*", "card", "decoder"))
-    before = np.load(copy / "latents.npy")
+    before = np.load(copy / "data" / "latents.npy")
     assert torch.equal(teacher.encode_pictures(copy, torch.device("cpu")), torch.from_numpy(before))
     vae = AutoencoderTiny.from_pretrained(copy / "vae")
     vae.encoder.layers[-1].bias.data += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..recipes import LORAS
 from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
+from .lora import GAIN
 from .scenes import CANVAS
 from .ship import GOAL_MB
 from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
@@ -298,6 +299,8 @@ def _training(figures: dict) -> str:
 ## Training cost
 
 On {figures["machine"]}. Minutes are wall time; two stages on one CPU thread each can run side by side.
+Two stages were prolonged after their first budget, with `--resume`, so their learning rate rose again: controlnet after
+30 and 42 minutes, adapter after 30, until when it had seen all timesteps equally often.
 
 {table(["stage", "updates", "samples", "minutes", "on", "last loss"], rows)}
 """
@@ -317,7 +320,9 @@ SECTIONS = {  # section -> title, text, what varies, columns, what its contact s
     ),
     "style-lora": (
         "Style LoRA",
-        "How often the judge sees each style.",
+        "How often the judge sees each style. The files hold what was learnt on `base/` times "
+        + ", ".join(f"{gain:g} ({style})" for style, gain in GAIN.items())
+        + ", so that scale 1 suits the LCM.",
         "scales",
         {
             "papercut": ("seen_papercut", _percent),
