@@ -180,11 +180,18 @@ def keep_image(source: str | Path | bytes | Image.Image) -> str:
     image = read_image(source)
     if isinstance(source, (str, Path)):
         return str(source)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    path = _kept() / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.png"
-    path.write_bytes(buffer.getvalue())
+    data = encode_image(image)
+    path = _kept() / f"{hashlib.sha256(data).hexdigest()[:16]}.png"
+    path.write_bytes(data)
     return str(path)
+
+
+def encode_image(image: Image.Image, kind: str = "png") -> bytes:
+    """Return a picture as the bytes of a "png" or "jpeg" file, quickly made rather than small."""
+    buffer = io.BytesIO()
+    options = {"quality": 90} if kind == "jpeg" else {"compress_level": 1}
+    image.convert("RGB").save(buffer, format=kind, **options)
+    return buffer.getvalue()
 
 
 @lru_cache

@@ -7,7 +7,6 @@ ipywidgets 7.7 and 8.
 
 import contextvars
 import html
-import io
 import random
 import threading
 import weakref
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from .images import encode_image
 from .pictures import ImageInput, Pair
 from .recipes import Setting, slug
 
@@ -233,7 +233,7 @@ class Panel(widgets.VBox):
         if self._given and source != self._shown_source:  # it takes long for a large picture
             self._shown_source = source
             try:
-                self._pair.show("before", _encode(self._given(settings), "png"), "png")
+                self._pair.show("before", encode_image(self._given(settings), "png"), "png")
             except (ValueError, OSError) as error:
                 self._tell(str(error))
 
@@ -305,7 +305,7 @@ class Panel(widgets.VBox):
         with self._showing:  # the worker and a click on the history may both come here
             self._set_picture(result.image, "png")
             if self._pair:
-                self._pair.show("before", _encode(result.input_image, "png"), "png")
+                self._pair.show("before", encode_image(result.input_image, "png"), "png")
                 self._shown_source = [result.settings.get(name) for name in SOURCE]
             self.result = result
             self._progress.max = self._progress.value = len(result.timesteps)
@@ -315,7 +315,7 @@ class Panel(widgets.VBox):
             self._show_code()
 
     def _set_picture(self, image, kind: str) -> None:
-        data = _encode(image, kind)
+        data = encode_image(image, kind)
         if self._pair:
             self._pair.show("after", data, kind)
             return
@@ -325,7 +325,7 @@ class Panel(widgets.VBox):
     def _remember(self, result) -> None:
         small = result.image.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture = widgets.Image(value=_encode(small, "jpeg"), format="jpeg")
+        picture = widgets.Image(value=encode_image(small, "jpeg"), format="jpeg")
         summary = _summary(result.settings)
         back = widgets.Button(description=_shorten(summary, 17), tooltip=f"Show this picture again: {summary}")
         back.layout.width = f"{THUMBNAIL}px"
@@ -388,13 +388,6 @@ def _buttons() -> dict[str, object]:
         "show_code": slim("show code", value=False),
         "save": button("Save", "Save the picture as a PNG that carries its settings"),
     }
-
-
-def _encode(image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    options = {"quality": 90} if kind == "jpeg" else {"compress_level": 1}
-    image.convert("RGB").save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 def _summary(settings: dict) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import threading
 import time
@@ -19,7 +18,7 @@ import transformers
 from diffusers import DiffusionPipeline, LCMScheduler
 from PIL import Image, PngImagePlugin
 
-from .images import keep_image
+from .images import encode_image, keep_image
 from .profiles import Checkpoints, checkpoints, resolve_device, reuse_memory, versions
 from .recipes import complete, plan, planned_timesteps, recipe_for
 from .sections import call_arguments, input_image, load_pipeline, plain_code, source_image, step_callback, styles
@@ -109,7 +108,7 @@ class Result:
         chunks.add_itxt("parameters", self._parameters(hashes))
         chunks.add_itxt(JSON_CHUNK, json.dumps(record))
         if self.source is not None:
-            chunks.add(SOURCE_CHUNK, _as_png(self.source))
+            chunks.add(SOURCE_CHUNK, encode_image(self.source))
         self.image.save(path, pnginfo=chunks)
         return path
 
@@ -342,12 +341,6 @@ def checkpoint_hashes(names: Checkpoints) -> dict[str, dict[str, str]]:
             digest.update(file.read_bytes())
         found[part] = {"name": f"lcm_nb {names.profile} {folder.name}", "sha256": digest.hexdigest()}
     return found
-
-
-def _as_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -661,6 +661,7 @@ def test_ship_copies_the_family_and_its_card(work):
         name = "diffusion_pytorch_model.safetensors"
         assert (shipped / part / name).read_bytes() == (work / part / name).read_bytes()
     assert {"MODEL_CARD.md", "figures.json", "contact_sheet.jpg"} <= {path.name for path in shipped.iterdir()}
+    assert not [path for path in shipped.rglob("*.json") if "_name_or_path" in path.read_text()]
 
 
 def test_ship_refuses_a_family_that_is_too_large(work, tmp_path, monkeypatch):

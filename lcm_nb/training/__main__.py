@@ -22,6 +22,8 @@ STAGES = {
     "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=145, batch_size=64, learning_rate=1e-3),
     "distill": dict(minutes=42, batch_size=48, learning_rate=3e-4),
+    # Those that ship were prolonged with --resume, so that their learning rate rose again: controlnet after 30 and 42
+    # minutes; adapter after 30, until when it had seen all timesteps equally often.
     "controlnet": dict(minutes=52, batch_size=32, learning_rate=5e-4),
     "adapter": dict(minutes=58, batch_size=32, learning_rate=5e-4),
     "lora": dict(minutes=20, batch_size=16, learning_rate=3e-3),

@@ -299,8 +299,6 @@ def _training(figures: dict) -> str:
 ## Training cost
 
 On {figures["machine"]}. Minutes are wall time; two stages on one CPU thread each can run side by side.
-Two stages were prolonged after their first budget, with `--resume`, so their learning rate rose again: controlnet after
-30 and 42 minutes, adapter after 30, until when it had seen all timesteps equally often.
 
 {table(["stage", "updates", "samples", "minutes", "on", "last loss"], rows)}
 """

@@ -20,25 +20,27 @@ from .teacher import Batches, Teacher, load_base, use_fast_attention
 THRESHOLDS = (100, 200)  # the guide's
 
 
-def build_controlnet(unet: UNet2DConditionModel, factor: int, maps: torch.Tensor) -> ControlNetModel:
-    """Return a ControlNet that starts from the UNet's weights, for maps ``factor`` times as wide as latents.
-
-    The convolutions that shrink the maps are scaled so that the outputs of each have unit
-    variance on ``maps`` (N, 3, H, W) (Mishkin and Matas, 2015, arXiv:1511.06422). As diffusers
-    starts them, the signal of thin lines fades from layer to layer: in 500 updates nothing was learnt.
-    """
+def build_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
+    """Return a ControlNet that starts from the UNet's weights, for maps ``factor`` times as wide as latents."""
     halvings = factor.bit_length() - 1
-    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 16, 32, 32, 64)[: halvings + 1])
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 16, 32, 32, 64)[: halvings + 1])
+
+
+@torch.no_grad()
+def wake(control: ControlNetModel, maps: torch.Tensor) -> None:
+    """Scale the convolutions that shrink the maps so that the outputs of each have unit variance on (N, 3, H, W) maps.
+
+    After Mishkin and Matas, 2015, arXiv:1511.06422. As diffusers starts them, the signal of
+    thin lines fades from layer to layer: in 500 updates nothing was learnt.
+    """
     embedding = control.controlnet_cond_embedding
-    with torch.no_grad():
-        for layer in (embedding.conv_in, *embedding.blocks):
-            layer.bias.zero_()
-            layer.weight /= layer(maps).std()
-            maps = nn.functional.silu(layer(maps))
-    return control
+    for layer in (embedding.conv_in, *embedding.blocks):
+        layer.bias.zero_()
+        layer.weight /= layer(maps).std()
+        maps = nn.functional.silu(layer(maps))
 
 
-def build_adapter(unet: UNet2DConditionModel, factor: int, maps: torch.Tensor) -> T2IAdapter:
+def build_adapter(unet: UNet2DConditionModel, factor: int) -> T2IAdapter:
     """Return an untrained adapter; it starts where the UNet's first, attention-free stage ends."""
     channels = list(unet.config.block_out_channels)
     return T2IAdapter(
@@ -91,16 +93,17 @@ def mostly_noisy(t: torch.Tensor) -> torch.Tensor:
 
 
 def run_control(settings: Settings, name: str, family: str, build) -> Path:
-    """Train what ``build(unet, factor, maps)`` returns on a family's base, and save it to ``work/name``."""
+    """Train what ``build(unet, factor)`` returns on a family's base, and save it to ``work/name``."""
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     pipe = load_base(replace(settings, family=family))
     batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
     edges = all_edges(settings.work)
-    control = build(pipe.unet, pipe.vae_scale_factor, as_maps(edges[:32]))
+    control = build(pipe.unet, pipe.vae_scale_factor)
     module = Controlled(Teacher(pipe), control)
     if isinstance(control, ControlNetModel):
         use_fast_attention(control)
+        wake(control, as_maps(edges[:32]))
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)

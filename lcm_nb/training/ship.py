@@ -1,5 +1,6 @@
 """Last stage: put the trained family where the package ships it from."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -58,8 +59,17 @@ def ship(work: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     for name, folder in folders.items():
         shutil.copytree(folder, target if name == "card" else target / name, dirs_exist_ok=True)
+    forget_origins(target)
     print(f"{size:.1f} MB in {target}")
     return target
+
+
+def forget_origins(folder: Path) -> None:
+    """Drop from saved configs the folder that a model was loaded from: it is one of this computer's."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None):
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def draw_examples(work: Path, folder: Path) -> None:
