@@ -124,7 +124,7 @@ def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
         return _hint("raise the thresholds above 100 and 200.")
     from .images import canny, example_image
 
-    picture = example_image(section)
+    picture = example_image(section, "mini")
     try:
         found, usual = (np.count_nonzero(canny(picture, *pair)) for pair in ((low, high), (100, 200)))
     except (TypeError, ValueError) as error:
@@ -180,7 +180,7 @@ def _teacher():
     from .profiles import checkpoints
 
     names = checkpoints("text-to-image", "mini", "cpu")
-    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, use_safetensors=True, **names.loading)
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, **names.loading["base"])
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -13,12 +13,7 @@ from PIL import Image, ImageOps
 from .recipes import RECIPES
 
 EXAMPLES = Path(__file__).parent / "mini" / "examples"
-GUIDE_DATASET = "huggingface/documentation-images"
-GUIDE_FILES = {
-    "image-to-image": "diffusers/img2img-init.png",
-    "controlnet": "diffusers/input_image_vermeer.png",
-    "t2i-adapter": "diffusers/input_image_vermeer.png",
-}
+GUIDE_SIZES = {"controlnet": (512, 512)}  # what the guide's code resizes its picture to
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
@@ -105,29 +100,27 @@ def example_image(section: str, profile: str | None = None) -> Image.Image:
     ------
     ValueError
         If the section starts from no picture; the message lists those that do.
-    ConnectionError
-        If the guide's picture is not here and the Hub cannot be reached.
+    OSError
+        If the guide's picture is not here and cannot be downloaded (:class:`lcm_nb.hub.HubError`).
     """
     from .profiles import resolve_profile
 
     sections = [name for name, recipe in RECIPES.items() if "image" in recipe.settings]
     if section not in sections:
         raise ValueError(f"{section!r} starts from no picture; these sections do: {', '.join(sections)}.")
-    guide = resolve_profile(profile) == "guide"
-    return read_image(_guide_file(section) if guide else EXAMPLES / f"{section}.png")
+    if resolve_profile(profile) == "mini":
+        return read_image(EXAMPLES / f"{section}.png")
+    image = read_image(_guide_file(section))
+    return image.resize(GUIDE_SIZES[section]) if section in GUIDE_SIZES else image
 
 
+@lru_cache
 def _guide_file(section: str) -> str:
-    from huggingface_hub import hf_hub_download
+    from .hub import bring
+    from .plans import plan_for
 
-    name = GUIDE_FILES[section]
-    try:
-        return hf_hub_download(GUIDE_DATASET, name, repo_type="dataset")
-    except OSError as error:  # the Hub's own errors are such, too
-        raise ConnectionError(
-            f"The guide's picture {name} is not on this computer, and the Hub cannot be asked for it "
-            f"({type(error).__name__}); connect to the internet once, or use profile='mini'."
-        ) from error
+    source = plan_for(section).sources["picture"]
+    return str(bring({"picture": source}, tell=lambda line: None)["picture"] / source.texts[0])
 
 
 def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
@@ -137,7 +130,7 @@ def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
     the edges, and nothing is stretched. A picture that fits already is returned as it is.
     """
     width, height = image.size
-    if not (width % multiple or height % multiple) and 0.5 < width * height / side**2 < 2:
+    if not (width % multiple or height % multiple) and 0.4 < width * height / side**2 < 2:
         return image
     scale = side / (width * height) ** 0.5
     size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))

@@ -20,13 +20,14 @@ from .images import encode_image
 from .pictures import ImageInput, Pair
 from .recipes import Setting, slug
 
-SOURCE = ("image", "low_threshold", "high_threshold")  # settings that decide what the pipeline is given
+SOURCE = ("image", "detect_edges", "low_threshold", "high_threshold")  # settings that decide what the pipeline is given
 HISTORY = 6  # pictures kept to go back to
 THUMBNAIL = 112  # pixels
 LABELS = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "negative_prompt": "negative",
+    "detect_edges": "find edges",
     "low_threshold": "canny low",
     "high_threshold": "canny high",
     "controlnet_conditioning_scale": "control",
@@ -80,8 +81,8 @@ class Panel(widgets.VBox):
         Name -> :class:`~lcm_nb.recipes.Setting`; each becomes a control of that name.
     run
         Draws: ``run(on_step=callable, **settings)`` returns a result with ``image``,
-        ``settings``, ``timesteps``, ``seconds`` and ``save``, with ``given`` also
-        ``input_image`` and ``fitted``.
+        ``settings``, ``timesteps``, ``seconds``, ``note`` and ``save``, with ``given`` also
+        ``input_image``.
     code
         Returns the plain code for some settings.
     cancelled
@@ -199,9 +200,12 @@ class Panel(widgets.VBox):
 
     def _arrange(self) -> widgets.HBox:
         c = self.controls
-        rows = [c[name] for name in self._settings if name != "seed"]
+        rows = []
+        for name, spec in self._settings.items():
+            if name != "seed":
+                rows += [c[name], _reason(spec)] if spec.inert else [c[name]]
         if self._plan(self.values())[1]:
-            rows.insert(1 + list(self._settings).index("strength"), self._intent)
+            rows.insert(1 + rows.index(c["strength"]), self._intent)
         rows.append(widgets.HBox([c["seed"], c["lock"], c["dice"]]))
         rows.append(widgets.HBox([c["run"], c["stop"], c["live"]]))
         rows.append(widgets.HBox([c["show_code"], c["save"]]))
@@ -298,7 +302,7 @@ class Panel(widgets.VBox):
         if self._stopped.is_set() or self._mailbox.outdated():
             raise self._cancelled
         self._progress.max, self._progress.value = step.total, step.number
-        if step.number < step.total:
+        if step.number < step.total and step.preview:
             self._set_picture(step.preview(), "jpeg")
 
     def _show(self, result) -> None:
@@ -310,8 +314,8 @@ class Panel(widgets.VBox):
             self.result = result
             self._progress.max = self._progress.value = len(result.timesteps)
             self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
-            fitted = f"; {result.fitted}" if self._pair and result.fitted else ""
-            self._tell(describe(result.timesteps, result.seconds) + fitted)
+            note = f"; {result.note}" if result.note else ""
+            self._tell(describe(result.timesteps, result.seconds) + note)
             self._show_code()
 
     def _set_picture(self, image, kind: str) -> None:
@@ -354,13 +358,20 @@ def _work(panel_reference: weakref.ref, mailbox: Mailbox) -> None:
         del panel
 
 
+def _reason(spec: Setting) -> widgets.HTML:
+    """Return the line under a control that has no effect."""
+    return widgets.HTML(f"<small>{html.escape(spec.inert)}</small>", layout=widgets.Layout(margin="0 0 0 90px"))
+
+
 def _control(name: str, spec: Setting):
     label = LABELS.get(name, name)
     wide = widgets.Layout(width="420px")
     if spec.kind == "image":
         return ImageInput(label)
     if spec.kind == "text":
-        return widgets.Text(value=spec.default, description=label, layout=wide)
+        return widgets.Text(value=spec.default, description=label, layout=wide, disabled=bool(spec.inert))
+    if spec.kind == "switch":
+        return widgets.Checkbox(value=spec.default, description=label, layout=wide)
     if name == "seed":
         layout = widgets.Layout(width="230px")
         return widgets.BoundedIntText(

@@ -5,13 +5,16 @@ import ctypes
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from .recipes import recipe_for
+from .plans import MAIN, Plan, models, plan_for
+from .recipes import LORAS, recipe_for
 
+PARTS = ("base", "unet", "controlnet", "adapter", "vae", "lcm_lora", "loras")
 PROFILES = ("mini", "guide")
 MINI = Path(__file__).parent / "mini"
 # diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
@@ -24,31 +27,54 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywid
 class Checkpoints:
     """What the plain diffusers cells need.
 
-    ``base``, ``unet``, ``controlnet``, ``adapter`` and ``loras`` are Hub names or folders,
-    None where the section has none; ``loading`` holds the keyword arguments of
-    ``from_pretrained``; ``device`` goes to ``pipe.to``.
+    ``base``, ``unet``, ``controlnet``, ``adapter``, ``vae``, ``lcm_lora`` and ``loras`` are Hub names
+    or folders, None where there is none; ``styles`` names the LoRAs in ``loras``. ``device`` goes to
+    ``pipe.to``. ``variants`` and ``revisions`` map parts to what is set for them, and ``measures``
+    are what is done to fit the device's memory (:mod:`lcm_nb.doctor`).
     """
 
     base: str
     dtype: torch.dtype
-    variant: str | None
     device: str
     profile: str
+    model: str
     unet: str | None = None
     controlnet: str | None = None
     adapter: str | None = None
+    vae: str | None = None
+    lcm_lora: str | None = None
     loras: str | None = None
+    styles: tuple[str, ...] = ()
+    detect_side: int | None = None
+    measures: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, str]:
         """Return the names of what is loaded, by part."""
-        names = ("base", "unet", "controlnet", "adapter", "loras")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
 
     @property
-    def loading(self) -> dict[str, object]:
-        """Return dtype and variant as ``from_pretrained`` of the installed diffusers takes them."""
-        return {DTYPE_ARGUMENT: self.dtype} | ({"variant": self.variant} if self.variant else {})
+    def loading(self) -> dict[str, dict[str, object]]:
+        """Return for each part the keyword arguments of ``from_pretrained`` of the installed diffusers.
+
+        Those of a LoRA are for ``load_lora_weights``. Pickles are never opened.
+        """
+        return {part: self._loading(part) for part in self.parts}
+
+    def moved(self, folders: Mapping[str, Path]) -> "Checkpoints":
+        """Return the same with parts read from folders of this computer."""
+        places = {part: str(folders[part]) for part in self.parts if part in folders}
+        return replace(self, **places, revisions={}) if places else self
+
+    def _loading(self, part: str) -> dict[str, object]:
+        arguments = {} if part in ("loras", "lcm_lora") else {DTYPE_ARGUMENT: self.dtype}
+        if part in self.variants:
+            arguments["variant"] = self.variants[part]
+        if part in self.revisions:
+            arguments["revision"] = self.revisions[part]
+        return arguments | {"use_safetensors": True}
 
 
 def resolve_profile(profile: str | None = None) -> str:
@@ -99,26 +125,61 @@ def reuse_memory() -> None:
         mallopt(trim_threshold, 2**29)
 
 
-def checkpoints(section: str, profile: str | None = None, device: str | None = None) -> Checkpoints:
-    """Return the names, dtype, variant and device that the plain diffusers cells use.
+def checkpoints(
+    section: str, profile: str | None = None, device: str | None = None, model: str | None = None
+) -> Checkpoints:
+    """Return the names, dtype, variants and device that the plain diffusers cells use.
+
+    Parameters
+    ----------
+    section
+        One of ``lcm_nb.SECTIONS``.
+    profile, device
+        As in :func:`lcm_nb.load`.
+    model
+        One of ``lcm_nb.plans.models(section)``; default: the guide's. The mini family has the guide's alone.
 
     Raises
     ------
     ValueError
-        For an unknown section, profile or device.
+        For an unknown section, profile, device or model.
     """
-    recipe = recipe_for(section)
+    plan = plan_for(section, model)
+    model = model or models(section)[0]
     profile, device = resolve_profile(profile), resolve_device(device)
     if profile == "guide":
-        return Checkpoints(**recipe.guide, dtype=torch.float16, variant="fp16", device=device, profile=profile)
+        return _guide_checkpoints(plan, device, model)
+    if model != models(section)[0]:
+        raise ValueError(f"The mini profile has no {model!r}; use profile='guide' for it, or leave model out.")
     return mini_checkpoints(section, device)
+
+
+def _guide_checkpoints(plan: Plan, device: str, model: str) -> Checkpoints:
+    sources = {part: source for part, source in plan.sources.items() if part in PARTS}
+    return Checkpoints(
+        **{part: source.repo for part, source in sources.items()},
+        dtype=_dtype(device),
+        device=device,
+        profile="guide",
+        model=model,
+        styles=tuple(plan.sources["loras"].weights) if "loras" in sources else (),
+        detect_side=plan.detect_side,
+        variants={part: source.variant for part, source in sources.items() if source.variant},
+        revisions={part: source.revision for part, source in sources.items() if source.revision != MAIN},
+    )
 
 
 def mini_checkpoints(section: str, device: str, folder: Path = MINI) -> Checkpoints:
     """Return a section's checkpoints in a folder that is laid out like the one that ships."""
     names = {name: str(folder / part) for name, part in recipe_for(section).mini.items()}
-    dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    return Checkpoints(**names, dtype=dtype, variant=None, device=device, profile="mini")
+    styles = LORAS if "loras" in names else ()
+    more = dict(dtype=_dtype(device), device=device, profile="mini", model=models(section)[0], styles=styles)
+    return Checkpoints(**names, **more)
+
+
+def _dtype(device: str) -> torch.dtype:
+    """Return float16 for GPUs; CPUs compute it slowly or not at all."""
+    return torch.float32 if device.startswith("cpu") else torch.float16
 
 
 def info() -> dict[str, str]:
@@ -136,4 +197,11 @@ def info() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that make a picture."""
-    return {library: importlib.metadata.version(library) for library in LIBRARIES}
+    return {library: _version(library) for library in LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,11 +15,12 @@ MOST_STEPS = 50  # points of an LCM's schedule
 class Setting:
     """One thing that a user may change.
 
-    ``kind`` is "text", "number" or "image"; a number is whole where its default is.
-    ``low`` and ``high`` are inclusive; ``help`` is the sentence that errors and panels show.
+    ``kind`` is "text", "number", "switch" or "image"; a number is whole where its default is.
+    ``low`` and ``high`` are inclusive; ``help`` is the sentence that errors and panels show;
+    ``inert`` says why the setting has no effect with the model at hand, "" where it has one.
     """
 
-    default: str | int | float
+    default: str | int | float | bool
     help: str
     low: float | None = None
     high: float | None = None
@@ -27,23 +28,23 @@ class Setting:
     slider_high: float | None = None  # where a slider ends, if not at ``high``
     kind: str = "number"
     optional: bool = False  # a text that may be empty
+    inert: str = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A section of the guide.
 
-    ``guide`` and ``mini`` map the names that ``lcm_nb.checkpoints`` gives to a Hub
-    repository or to a folder of ``lcm_nb/mini``.
+    ``mini`` maps the names that ``lcm_nb.checkpoints`` gives to folders of ``lcm_nb/mini``;
+    what the guide profile takes from the Hub is in ``lcm_nb.plans``.
     """
 
     title: str
     settings: Mapping[str, Setting]
-    guide: Mapping[str, str]
     mini: Mapping[str, str]
 
     def __post_init__(self):
-        for name in ("settings", "guide", "mini"):
+        for name in ("settings", "mini"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
@@ -63,9 +64,17 @@ def _image(help: str) -> Setting:
 
 _SEED = Setting(0, "start of the random numbers: the same seed gives the same picture", 0, 2**32 - 1, 1)
 _STEPS = Setting(4, "how often the UNet runs; an LCM needs 1 to 8, and its schedule has 50 points", 1, MOST_STEPS, 1, 8)
+_DETECT = Setting(True, "take the picture's edges; off: the picture is a map of edges already", kind="switch")
 _LOW = Setting(100, "gradient at which an edge goes on", 0, 1000, 5, 600)
 _HIGH = Setting(200, "gradient at which an edge starts; not below the low threshold", 0, 1000, 5, 600)
-_SDXL = {"base": "stabilityai/stable-diffusion-xl-base-1.0", "unet": "latent-consistency/lcm-sdxl"}
+_CLASSIFIER_FREE = Setting(
+    1.0,
+    "how strongly the prompt pulls; above 1 every step runs the UNet twice, above 2 colours burn out",
+    1.0,
+    2.0,
+    0.1,
+)
+_NEGATIVE = Setting("", "what to keep away from; acts where guidance is above 1", kind="text", optional=True)
 _XL = {"base": "base", "unet": "lcm"}
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -78,7 +87,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "guidance_scale": _guidance(8.0),
                 "seed": _SEED,
             },
-            guide=_SDXL,
             mini=_XL,
         ),
         "image-to-image": Recipe(
@@ -93,7 +101,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "guidance_scale": _guidance(7.5),
                 "seed": _SEED,
             },
-            guide={"base": "Lykon/dreamshaper-7", "unet": "SimianLuo/LCM_Dreamshaper_v7"},
             mini={"base": "sd", "unet": "sd-lcm"},
         ),
         "style-lora": Recipe(
@@ -110,7 +117,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "guidance_scale": _guidance(8.0),
                 "seed": _SEED,
             },
-            guide=_SDXL | {"loras": "TheLastBen/Papercut_SDXL"},
             mini=_XL | {"loras": "loras"},
         ),
         "controlnet": Recipe(
@@ -118,6 +124,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             settings={
                 "prompt": _prompt("the mona lisa"),
                 "image": _image("whose edges to follow"),
+                "detect_edges": _DETECT,
                 "low_threshold": _LOW,
                 "high_threshold": _HIGH,
                 "num_inference_steps": _STEPS,
@@ -125,7 +132,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "controlnet_conditioning_scale": Setting(1.0, "how strongly the edges bind", 0.0, 2.0, 0.05),
                 "seed": _SEED,
             },
-            guide={"base": "SimianLuo/LCM_Dreamshaper_v7", "controlnet": "lllyasviel/sd-controlnet-canny"},
             mini={"base": "sd-lcm", "controlnet": "controlnet-canny"},
         ),
         "t2i-adapter": Recipe(
@@ -135,11 +141,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "negative_prompt": Setting(
                     "extra digit, fewer digits, cropped, worst quality, low quality, glitch, deformed, mutated, ugly, "
                     "disfigured",
-                    "what the guide passes, and a full LCM ignores",
+                    "what the guide passes",
                     kind="text",
                     optional=True,
+                    inert="no effect: a full LCM embeds guidance, and runs nothing that a negative prompt could change",
                 ),
                 "image": _image("whose edges to follow"),
+                "detect_edges": _DETECT,
                 "low_threshold": _LOW,
                 "high_threshold": _HIGH,
                 "num_inference_steps": _STEPS,
@@ -150,7 +158,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 ),
                 "seed": _SEED,
             },
-            guide=_SDXL | {"adapter": "TencentARC/t2i-adapter-canny-sdxl-1.0"},
             mini=_XL | {"adapter": "t2i-adapter-canny"},
         ),
     }
@@ -172,10 +179,33 @@ def recipe_for(section: str) -> Recipe:
     return RECIPES[section]
 
 
-def complete(section: str, settings: Mapping[str, object]) -> dict[str, object]:
+def settings_for(section: str, *, embedded_guidance: bool = True, styles: Sequence[str] = LORAS) -> dict[str, Setting]:
+    """Return a section's settings with the model at hand.
+
+    Parameters
+    ----------
+    section
+        One of ``SECTIONS``.
+    embedded_guidance
+        True for a full LCM, whose UNet takes guidance as an input. False for an LCM-LoRA: there
+        guidance is classifier-free, useful from 1 to 2, and negative prompts act.
+    styles
+        The style LoRAs that there are.
+    """
+    settings = {k: v for k, v in recipe_for(section).settings.items() if k not in LORAS or k in styles}
+    if embedded_guidance:
+        return settings
+    real = {"guidance_scale": _CLASSIFIER_FREE, "negative_prompt": _NEGATIVE}
+    return {"prompt": settings["prompt"], "negative_prompt": _NEGATIVE} | settings | real
+
+
+def complete(
+    section: str, settings: Mapping[str, object], known: Mapping[str, Setting] | None = None
+) -> dict[str, object]:
     """Return ``settings`` checked, converted, and completed from the guide's section.
 
-    Pictures come back as paths of files (:func:`lcm_nb.images.keep_image`).
+    Pictures come back as paths of files (:func:`lcm_nb.images.keep_image`). ``known`` are the
+    settings that there are, those of the mini profile if left out.
 
     Raises
     ------
@@ -183,11 +213,11 @@ def complete(section: str, settings: Mapping[str, object]) -> dict[str, object]:
         For an unknown name, a wrong type, a value out of range, or values that do not
         go together; the message gives the value and what to do.
     """
-    known = recipe_for(section).settings
+    known = recipe_for(section).settings if known is None else known
     for name in settings:
         if name not in known:
             raise ValueError(f"{section} has no setting {name!r}; its settings are: {', '.join(known)}.")
-    checks = {"text": _text, "number": _number, "image": _picture}
+    checks = {"text": _text, "number": _number, "image": _picture, "switch": _switch}
     done = {name: checks[spec.kind](name, spec, settings.get(name, spec.default)) for name, spec in known.items()}
     _check_together(done)
     return done
@@ -213,6 +243,12 @@ def _number(name: str, spec: Setting, value: object) -> int | float:
     if not spec.low <= number <= spec.high:
         raise ValueError(f"{name} is {value}; give {article} from {spec.low:g} to {_limit(spec)} ({spec.help}).")
     return kind(value)
+
+
+def _switch(name: str, spec: Setting, value: object) -> bool:
+    if value not in (True, False):
+        raise ValueError(f"{name} is {value!r}; give True or False ({spec.help}).")
+    return bool(value)
 
 
 def _picture(name: str, spec: Setting, value: object) -> str:

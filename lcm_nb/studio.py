@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,12 +21,14 @@ from diffusers import DiffusionPipeline, LCMScheduler
 from PIL import Image, PngImagePlugin
 
 from .images import encode_image, keep_image
-from .profiles import Checkpoints, checkpoints, resolve_device, reuse_memory, versions
-from .recipes import complete, plan, planned_timesteps, recipe_for
+from .plans import FP16_VAE, plan_for
+from .profiles import Checkpoints, checkpoints, resolve_device, resolve_profile, reuse_memory, versions
+from .recipes import complete, plan, planned_timesteps, settings_for
 from .sections import call_arguments, input_image, load_pipeline, plain_code, source_image, step_callback, styles
 
 JSON_CHUNK = "lcm_nb"
 SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
+PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
 RECORDS = ("settings", "checkpoints", "versions")  # what the JSON chunk holds as dictionaries
 
 
@@ -37,13 +41,14 @@ class Step:
     """What a run tells after each UNet step.
 
     ``number`` counts from 1 to ``total``, ``timestep`` is the training timestep that
-    was denoised (0-999), and ``preview()`` decodes the clean picture predicted so far.
+    was denoised (0-999), and ``preview()`` decodes the clean picture predicted so far;
+    None where that would swap modules in and out of the GPU's memory (CPU offload).
     """
 
     number: int
     total: int
     timestep: int
-    preview: Callable[[], Image.Image]
+    preview: Callable[[], Image.Image] | None
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Result:
 
     ``seconds`` is wall time with decoding; ``timesteps`` are the UNet's, in order.
     ``source`` is the picture that the run started from, as it was fitted, and
-    ``input_image`` what the pipeline was given: the same, or its edges; ``fitted`` says
-    how its size was changed, if it was.
+    ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says
+    what happened on the way: how its size was changed, what a safety checker did.
     """
 
     images: list[Image.Image]
@@ -64,7 +69,7 @@ class Result:
     checkpoints: Checkpoints = field(repr=False)
     source: Image.Image | None = None
     input_image: Image.Image | None = None
-    fitted: str = ""
+    note: str = ""
 
     @property
     def image(self) -> Image.Image:
@@ -91,13 +96,14 @@ class Result:
             raise ValueError(f"{path} does not end in .png; only PNG files carry their settings.")
         if not path.parent.is_dir():
             raise ValueError(f"The folder {path.parent} does not exist; create it, or save elsewhere.")
-        hashes = checkpoint_hashes(self.checkpoints)
+        hashes = checkpoint_hashes(self.section, self.checkpoints)
         settings = dict(self.settings)
         if "image" in settings:
             settings["image"] = Path(settings["image"]).name  # the file that people pass on names no folder of theirs
         record = {
             "section": self.section,
             "profile": self.checkpoints.profile,
+            "model": self.checkpoints.model,
             "settings": settings,
             "timesteps": self.timesteps,
             "device": self.checkpoints.device,
@@ -139,24 +145,29 @@ class Studio:
     pipe
         The stock diffusers pipeline, with ``LCMScheduler``.
     section, checkpoints
-        What was loaded.
+        What was loaded; for the guide profile with the commit of each part.
+    settings
+        Name -> :class:`lcm_nb.recipes.Setting`, as the section has them with this model.
     """
 
     def __init__(self, section: str, pipe: DiffusionPipeline, names: Checkpoints):
         self.section, self.pipe, self.checkpoints = section, pipe, names
+        embedded = plan_for(section, names.model).embedded_guidance
+        self.settings = settings_for(section, embedded_guidance=embedded, styles=names.styles)
         self._lock = threading.Lock()  # a pipeline shared by threads gives wrong pictures silently
 
     def generate(self, *, on_step: Callable[[Step], None] | None = None, **settings) -> Result:
         """Make a picture. Settings left out come from the guide's section.
 
-        Warns if a given picture had to be scaled or cut to fit the pipeline.
+        Warns if a given picture had to be scaled or cut to fit the pipeline, or if a safety
+        checker blacked the new one out.
 
         Parameters
         ----------
         on_step
             Called after each UNet step; what it raises stops the run.
         settings
-            Those of the section, which ``lcm_nb.recipes.RECIPES`` lists with their ranges.
+            Those of the section, which ``studio.settings`` lists with their ranges.
             For text-to-image: ``prompt``, ``num_inference_steps`` (1-50),
             ``guidance_scale`` (1-14), ``seed`` (0-2**32-1).
 
@@ -164,21 +175,24 @@ class Studio:
         ------
         ValueError
             For an unknown setting or one out of range, before anything runs.
+        MemoryError
+            If the GPU's memory does not suffice; the studio stays usable.
         """
         result = self._generate(on_step=on_step, **settings)
-        if result.fitted:
-            warnings.warn(result.fitted, stacklevel=2)
+        if result.note:
+            warnings.warn(result.note, stacklevel=2)
         return result
 
     def _generate(self, *, on_step: Callable[[Step], None] | None = None, **settings) -> Result:
-        settings = complete(self.section, settings)
+        settings = complete(self.section, settings, self.settings)
         planned = len(planned_timesteps(settings))
-        source, fitted = self._source(settings)
-        given = input_image(source, settings)
+        source, note = self._source(settings)
+        given = input_image(source, self.checkpoints, settings)
         timesteps: list[int] = []
         with (
             self._lock,
-            styles(self.section, self.pipe, settings),
+            _enough_memory("Close other kernels that use the GPU, or load the section again: it is fitted anew."),
+            styles(self.section, self.pipe, self.checkpoints, settings),
             _watch_predictions(self.pipe.scheduler) as predictions,
         ):
             start = time.perf_counter()
@@ -186,28 +200,28 @@ class Studio:
             def after_step(index: int, timestep: int) -> None:
                 timesteps.append(timestep)
                 if on_step:
-                    latents = predictions[-1]
-                    on_step(Step(index + 1, planned, timestep, lambda: self._decode(latents)))
+                    on_step(Step(index + 1, planned, timestep, self._preview(predictions[-1])))
 
             generator = torch.Generator().manual_seed(settings["seed"])
             arguments = call_arguments(settings, given) | step_callback(self.pipe, after_step)
             try:
-                images = self.pipe(**arguments, generator=generator).images
+                output = self.pipe(**arguments, generator=generator)
             finally:
                 self.pipe.maybe_free_model_hooks()
             seconds = time.perf_counter() - start
-        return Result(images, self.section, settings, seconds, timesteps, self.checkpoints, source, given, fitted)
+        if any(getattr(output, "nsfw_content_detected", None) or ()):
+            note = "the safety checker blacked the picture out; try another seed or prompt"
+        return Result(output.images, self.section, settings, seconds, timesteps, self.checkpoints, source, given, note)
 
     def panel(self):
         """Return the section's controls and picture as an ipywidgets panel."""
         from .panel import Panel
 
         def given(settings):
-            return input_image(self._source(settings)[0], settings)
+            return input_image(self._source(settings)[0], self.checkpoints, settings)
 
-        settings = recipe_for(self.section).settings
         options = dict(run=self._generate, code=self.code, cancelled=Cancelled, plan=plan)
-        return Panel(settings, **options, given=given if "image" in settings else None)
+        return Panel(self.settings, **options, given=given if "image" in self.settings else None)
 
     def sweep(self, **lists):
         """Make a labelled grid: the first list runs across, the second down.
@@ -224,27 +238,46 @@ class Studio:
         from .figures import Grid, sweep_axes
 
         columns, rows, cases = sweep_axes(lists)
-        cases = [complete(self.section, case) for case in cases]
+        cases = [complete(self.section, case, self.settings) for case in cases]
         from tqdm.auto import tqdm
 
         return Grid(columns, rows, [self.generate(**case) for case in tqdm(cases, desc="pictures")])
 
     def code(self, settings: dict[str, object]) -> str:
         """Return plain diffusers code that makes the picture of ``settings``."""
-        return plain_code(self.section, self.pipe, self.checkpoints, complete(self.section, settings))
+        settings = complete(self.section, settings, self.settings)
+        return plain_code(self.section, self.pipe, self.checkpoints, settings)
 
     def _source(self, settings: dict[str, object]) -> tuple[Image.Image | None, str]:
         return source_image(self.section, self.pipe, self.checkpoints, settings)
 
+    def _preview(self, latents: torch.Tensor) -> Callable[[], Image.Image] | None:
+        return None if "offload" in self.checkpoints.measures else lambda: self._decode(latents)
+
     @torch.no_grad()
     def _decode(self, latents: torch.Tensor) -> Image.Image:
+        """Decode latents (B, 4, h, w) as the pipelines do, those of large pictures at a smaller size."""
         vae = self.pipe.vae
-        pictures = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        if (scale := PREVIEW / max(latents.shape[-2:])) < 1:
+            latents = torch.nn.functional.interpolate(latents, scale_factor=scale, mode="area")
+        upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+        if upcast:  # SDXL's VAE overflows in float16
+            vae.to(torch.float32)
+        try:
+            pictures = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        finally:
+            if upcast:
+                vae.to(torch.float16)
         return self.pipe.image_processor.postprocess(pictures)[0]
 
 
-def load(section: str, profile: str | None = None, device: str | None = None) -> Studio:
+def load(
+    section: str, profile: str | None = None, device: str | None = None, model: str | None = None, **unknown
+) -> Studio:
     """Load a section of the guide and return its studio.
+
+    In the guide profile, what is missing is downloaded; one line says so before. Where the GPU's memory is
+    small, modules wait in the computer's memory until they run, and one line says that, too.
 
     Parameters
     ----------
@@ -255,25 +288,61 @@ def load(section: str, profile: str | None = None, device: str | None = None) ->
         default: ``LCM_NB_PROFILE``, else "guide" with CUDA and "mini" without.
     device
         A torch device; default "cuda" where there is one, else "cpu".
+    model
+        For the guide profile one of ``lcm_nb.plans.models(section)``, e.g. "lcm-lora-sdxl";
+        default: the guide's.
 
     Raises
     ------
     ValueError
-        For an unknown section, profile or device.
-    NotImplementedError
-        For the guide profile, which this release does not load yet.
+        For an unknown section, profile, device or model.
+    TypeError
+        For another argument.
+    OSError
+        If a checkpoint does not fit this computer or cannot be downloaded: in one sentence, with the remedy.
+    MemoryError
+        If the GPU's memory does not suffice after all; nothing stays in it.
     """
-    names = checkpoints(section, profile, device)
-    if names.profile == "guide":
-        raise NotImplementedError(
-            "The guide profile is not ready yet. Use lcm_nb.load(section, profile='mini'), "
-            "or set the environment variable LCM_NB_PROFILE=mini."
+    if unknown:
+        raise TypeError(
+            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device and model, "
+            "and chooses variant and dtype itself."
         )
+    guide = resolve_profile(profile) == "guide"
+    if guide:
+        from .doctor import prepare
+
+        names, folders = prepare(section, device, model)
+    else:
+        names, folders = checkpoints(section, profile, device, model), {}
+    _check_peft(names)
     reuse_memory()
-    with _no_loading_bars():
-        pipe = load_pipeline(section, names)
+    remedy = "Close other kernels that use the GPU, choose a smaller model, or use profile='mini'."
+    with contextlib.nullcontext() if guide else _no_loading_bars(), _enough_memory(remedy):
+        pipe = load_pipeline(section, names.moved(folders))
     pipe.set_progress_bar_config(disable=True)
     return Studio(section, pipe, names)
+
+
+def _check_peft(names: Checkpoints) -> None:
+    if (names.loras or names.lcm_lora) and not diffusers.utils.is_peft_available():
+        raise ImportError("LoRAs need the package peft: `pip install peft`, then restart the kernel.")
+
+
+@contextlib.contextmanager
+def _enough_memory(remedy: str):
+    """Turn "out of memory" into one sentence, and let go of what the failed work held."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)
+        failed = True
+    else:
+        failed = False
+    if failed:
+        gc.collect()
+        torch.cuda.empty_cache()
+        raise MemoryError(f"The GPU's memory does not suffice. {remedy}")
 
 
 def reproduce(path: str | Path) -> Result:
@@ -289,16 +358,16 @@ def reproduce(path: str | Path) -> Result:
         that differ from those here.
     """
     record, before, source = _read(path)
-    names = checkpoints(record["section"], record["profile"])
-    for part, found in checkpoint_hashes(names).items():
+    studio = load(record["section"], record["profile"], _device_of(record), record.get("model"))
+    for part, found in checkpoint_hashes(studio.section, studio.checkpoints).items():
         then = record["checkpoints"].get(part, {"name": "none", "sha256": ""})
         if found["sha256"] != then["sha256"]:
+            commit = f" at commit {then['revision'][:10]}" if "revision" in then else ""
+            remedy = "pin that commit" if commit else "install the lcm_nb version that made it"
             raise ValueError(
-                f"{path} was made with another checkpoint {then['name']!r} "
-                f"(sha256 {then['sha256'][:10]}, here {found['sha256'][:10]}); "
-                f"install the lcm_nb version that made it."
+                f"{path} was made with another checkpoint {then['name']!r}{commit} "
+                f"(sha256 {then['sha256'][:10]}, here {found['sha256'][:10]}); {remedy}."
             )
-    studio = load(record["section"], record["profile"], _device_of(record))
     result = studio.generate(**record["settings"] | ({"image": keep_image(source)} if source else {}))
     if not np.array_equal(before, np.asarray(result.image)):
         now = {"device": studio.checkpoints.device, **versions()}
@@ -331,16 +400,29 @@ def _read(path: str | Path) -> tuple[dict, np.ndarray, bytes | None]:
     raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
 
 
-def checkpoint_hashes(names: Checkpoints) -> dict[str, dict[str, str]]:
-    """Return name and SHA-256 of the weight files behind local checkpoints, by part."""
-    found = {}
-    for part, name in names.parts.items():
-        digest = hashlib.sha256()
-        folder = Path(name)
-        for file in sorted(folder.rglob("*.safetensors")):
-            digest.update(file.read_bytes())
-        found[part] = {"name": f"lcm_nb {names.profile} {folder.name}", "sha256": digest.hexdigest()}
-    return found
+def checkpoint_hashes(section: str, names: Checkpoints) -> dict[str, dict[str, str]]:
+    """Return by part the name, the SHA-256 of the weights, and for the Hub's parts the commit."""
+    return {
+        part: _hub_hash(section, names, part) if names.profile == "guide" else _folder_hash(names.parts[part])
+        for part in names.parts
+    }
+
+
+def _folder_hash(name: str) -> dict[str, str]:
+    digest, folder = hashlib.sha256(), Path(name)
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return {"name": f"lcm_nb mini {folder.name}", "sha256": digest.hexdigest()}
+
+
+def _hub_hash(section: str, names: Checkpoints, part: str) -> dict[str, str]:
+    from .hub import weight_hashes
+
+    source = FP16_VAE if part == "vae" else plan_for(section, names.model).sources[part]
+    commit = names.revisions[part]
+    hashes = weight_hashes(source, commit)
+    whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return {"name": source.repo, "revision": commit, "sha256": whole}
 
 
 @contextlib.contextmanager

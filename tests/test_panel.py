@@ -52,7 +52,7 @@ class FakePipeline:
                 self.told.release()
         image = square((len(self.runs), settings["num_inference_steps"], settings["seed"] % 256))
         result = SimpleNamespace(
-            image=image, settings=settings, timesteps=timesteps, seconds=0.414, save=save_as(image)
+            image=image, settings=settings, timesteps=timesteps, seconds=0.414, note="", save=save_as(image)
         )
         return self.endings.pop(0)(result) if self.endings else result
 

@@ -48,8 +48,8 @@ def guide_canny(image: Image.Image) -> Image.Image:
 
 
 def guide_image_to_image(names):
-    unet = UNet2DConditionModel.from_pretrained(names.unet, subfolder="unet", **names.loading)
-    pipe = AutoPipelineForImage2Image.from_pretrained(names.base, unet=unet, **names.loading).to(names.device)
+    unet = UNet2DConditionModel.from_pretrained(names.unet, subfolder="unet", **names.loading["unet"])
+    pipe = AutoPipelineForImage2Image.from_pretrained(names.base, unet=unet, **names.loading["base"]).to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     prompt = "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k"
     init_image = lcm_nb.example_image("image-to-image")
@@ -60,8 +60,8 @@ def guide_image_to_image(names):
 
 
 def guide_style_lora(names):
-    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading)
-    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading).to(names.device)
+    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading["unet"])
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading["base"]).to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pipe.load_lora_weights(names.loras, weight_name="papercut.safetensors", adapter_name="papercut")
     generator = torch.manual_seed(0)
@@ -70,9 +70,9 @@ def guide_style_lora(names):
 
 def guide_controlnet(names):
     canny_image = guide_canny(lcm_nb.example_image("controlnet"))
-    controlnet = ControlNetModel.from_pretrained(names.controlnet, **names.loading)
+    controlnet = ControlNetModel.from_pretrained(names.controlnet, **names.loading["controlnet"])
     pipe = StableDiffusionControlNetPipeline.from_pretrained(
-        names.base, controlnet=controlnet, safety_checker=None, **names.loading
+        names.base, controlnet=controlnet, safety_checker=None, **names.loading["base"]
     ).to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     generator = torch.manual_seed(0)
@@ -82,11 +82,11 @@ def guide_controlnet(names):
 def guide_t2i_adapter(names):
     side = lcm_nb.load("t2i-adapter").generate().source  # the example, fitted to what the pipeline needs
     canny_image = guide_canny(side)
-    adapter = T2IAdapter.from_pretrained(names.adapter, **names.loading)
-    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading)
-    pipe = StableDiffusionXLAdapterPipeline.from_pretrained(names.base, unet=unet, adapter=adapter, **names.loading).to(
-        names.device
-    )
+    adapter = T2IAdapter.from_pretrained(names.adapter, **names.loading["adapter"])
+    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading["unet"])
+    pipe = StableDiffusionXLAdapterPipeline.from_pretrained(
+        names.base, unet=unet, adapter=adapter, **names.loading["base"]
+    ).to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     return pipe(
         prompt="Mystical fairy in real, magic, 4k picture, high quality",
@@ -219,7 +219,8 @@ def _plain_call(section, studio):
     from lcm_nb.sections import call_arguments, input_image, source_image
 
     settings = complete(section, {})
-    image = input_image(source_image(section, studio.pipe, studio.checkpoints, settings)[0], settings)
+    source, _ = source_image(section, studio.pipe, studio.checkpoints, settings)
+    image = input_image(source, studio.checkpoints, settings)
     return call_arguments(settings, image) | {"generator": torch.manual_seed(0)}
 
 

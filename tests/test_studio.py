@@ -36,8 +36,8 @@ def same(first: Image.Image, second: Image.Image) -> bool:
 def guide():
     """The guide's own pipeline, loaded as its text-to-image section loads it."""
     names = lcm_nb.checkpoints(SECTION)
-    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading)
-    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading).to(names.device)
+    unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading["unet"])
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading["base"]).to(names.device)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -188,8 +188,8 @@ def test_cuda_is_refused_where_there_is_none():
 def test_the_environment_names_the_profile(monkeypatch):
     monkeypatch.setenv("LCM_NB_PROFILE", "guide")
     names = lcm_nb.checkpoints(SECTION)
-    assert (names.profile, names.unet, names.variant) == ("guide", "latent-consistency/lcm-sdxl", "fp16")
-    assert names.loading["variant"] == "fp16"
+    assert (names.profile, names.unet) == ("guide", "latent-consistency/lcm-sdxl")
+    assert names.loading["unet"]["variant"] == "fp16"
     assert lcm_nb.checkpoints(SECTION, profile="mini").profile == "mini"
 
 
@@ -206,9 +206,9 @@ def test_a_wrong_profile_in_the_environment_is_refused(monkeypatch):
         lcm_nb.load(SECTION)
 
 
-def test_the_guide_profile_says_that_it_is_not_ready():
-    with pytest.raises(NotImplementedError, match="not ready yet.*profile='mini'"):
-        lcm_nb.load(SECTION, profile="guide")
+def test_the_mini_profile_has_the_guides_model_alone():
+    with pytest.raises(ValueError, match="mini profile has no 'lcm-lora-sdxl'; use profile='guide'"):
+        lcm_nb.load(SECTION, model="lcm-lora-sdxl")
 
 
 # -- steps, previews, stopping ---------------------------------------------------------

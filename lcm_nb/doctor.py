@@ -1,0 +1,187 @@
+"""Before anything long starts: what a section needs, what there is, what is done to make it fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import torch
+
+from .hub import SPARE, bring, cache_folder, cached, free_disk, gigabytes
+from .plans import FP16_VAE, VAE, Plan, Source, plan_for
+from .profiles import Checkpoints, checkpoints, versions
+
+# What a device needs beside weights and live tensors, an assumption: CUDA's context, and what the
+# allocator and the kernels borrow.
+CONTEXT, BORROWED = 600_000_000, 1.1
+MEASURES = {
+    "slicing": "VAE slicing: pictures are decoded one by one; changes no pixel",
+    "offload": "model CPU offload: each module visits the GPU when it runs; same pixels, slower",
+    "fp16-vae": f"{FP16_VAE.repo} in place of SDXL's VAE: decodes in float16; pixels differ a little",
+}
+# Tried in this order, the least change first.
+LADDER = (("slicing",), ("slicing", "offload"), ("slicing", "offload", "fp16-vae"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a section with its model fits this computer.
+
+    ``needed`` and ``free`` are bytes of the device's memory; ``download`` and ``disk`` bytes
+    of what is yet to come and of the room for it; ``problems`` are sentences with remedies,
+    none if all is well; ``text`` is the whole in lines.
+    """
+
+    section: str
+    names: Checkpoints
+    plan: Plan
+    sources: dict[str, Source]
+    needed: int
+    free: int
+    download: int
+    disk: int
+    problems: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The report in lines."""
+        rows = [("device", f"{_device_name(self.names.device)}, {gigabytes(self.free)} of memory free")]
+        rows += [("versions", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+        rows += [("from the Hub", _line(source)) for source in self.sources.values()]
+        rows += [("download", f"{gigabytes(self.download)} to {cache_folder()}, {gigabytes(self.disk)} free")]
+        rows += [("to fit", line) for line in self._measures()]
+        rows += [("memory", f"{gigabytes(self.needed)} needed")]
+        rows += [("problem", problem) for problem in self.problems] or [("verdict", "it will run")]
+        width = max(len(name) for name, _ in rows)
+        last, lines = "", [f"{self.section}, model {self.names.model}"]
+        for name, line in rows:
+            lines.append(f"  {name if name != last else '':<{width}}  {line}")
+            last = name
+        return "\n".join(lines)
+
+    def _measures(self) -> list[str]:
+        kind = "float32, on the CPU: minutes a picture" if _on_cpu(self.names) else f"{self.names.dtype}".split(".")[1]
+        vae = "; SDXL's VAE decodes in float32" if _upcasts(self.plan, self.names, self.names.measures) else ""
+        return [f"weights in {kind}{vae}", *(MEASURES[measure] for measure in self.names.measures)]
+
+
+def examine(section: str, device: str | None = None, model: str | None = None) -> Report:
+    """Return how a section of the guide profile fits this computer; asks nobody and changes nothing.
+
+    Raises
+    ------
+    ValueError
+        For an unknown section, device or model.
+    """
+    names, plan = checkpoints(section, "guide", device, model), plan_for(section, model)
+    free = _free_memory(names)
+    ladder = ((),) if _on_cpu(names) else LADDER if names.device.startswith("cuda") else LADDER[:1]
+    ladder = [measures for measures in ladder if plan.family == "xl" or "fp16-vae" not in measures]
+    measures = next((m for m in ladder if _needed(plan, names, m) <= free), ladder[-1])
+    needed = _needed(plan, names, measures)
+    names, sources = replace(names, measures=measures), dict(plan.sources)
+    if "fp16-vae" in measures:
+        names, sources = replace(names, vae=FP16_VAE.repo), _with_vae(sources)
+    download, disk = sum(source.size for source in sources.values() if not cached(source)), free_disk()
+    problems = _problems(names, needed, free, download, disk)
+    return Report(section, names, plan, sources, needed, free, download, disk, problems)
+
+
+def prepare(
+    section: str, device: str | None = None, model: str | None = None, tell: Callable[[str], None] = print
+) -> tuple[Checkpoints, dict[str, Path]]:
+    """Check that a section fits and download what is missing.
+
+    Returns
+    -------
+    names
+        What to load, with the commits and the measures that were taken.
+    folders
+        Part -> where it lies on this computer.
+
+    Raises
+    ------
+    ValueError
+        For an unknown section, device or model.
+    OSError
+        If something does not fit or cannot be downloaded; the message says what, and what to do.
+    """
+    report = examine(section, device, model)
+    if report.problems:
+        raise OSError(f"{section} cannot be loaded. {' '.join(report.problems)}")
+    folders = bring(report.sources, tell)
+    changes = [MEASURES[measure] for measure in report.names.measures if measure != "slicing"]
+    if changes:
+        tell(f"To fit {gigabytes(report.free)} of memory: {'; '.join(changes)}.")
+    parts = report.names.parts
+    return replace(report.names, revisions={part: folders[part].name for part in parts}), folders
+
+
+def _needed(plan: Plan, names: Checkpoints, measures: tuple[str, ...]) -> int:
+    """Return the most memory of the device that a run takes, in bytes."""
+    size, numbers = 4 if _on_cpu(names) else 2, plan.numbers
+    if _on_cpu(names):
+        return int(size * sum(numbers.values()) + 2 * plan.step + plan.decode * (1 if plan.family == "xl" else 2))
+    upcast = _upcasts(plan, names, measures)
+    decode = plan.decode if upcast or plan.family == "sd" else plan.decode // 2
+    vae = (4 if upcast else 2) * VAE
+    if "offload" in measures:
+        alone = sum(
+            size * count for name, count in numbers.items() if name in ("unet", "loras", "controlnet", "adapter")
+        )
+        live = max(alone + plan.step, vae + decode, size * numbers.get("text_encoder_2", 0))
+    else:
+        live = size * sum(numbers.values()) + max(plan.step, decode + vae - 2 * VAE)
+    return int(live * BORROWED + CONTEXT)
+
+
+def _upcasts(plan: Plan, names: Checkpoints, measures: tuple[str, ...]) -> bool:
+    """Return whether the pipeline turns the VAE into float32 to decode, as SDXL's do lest it overflow."""
+    return plan.family == "xl" and "fp16-vae" not in measures and not _on_cpu(names)
+
+
+def _problems(names: Checkpoints, needed: int, free: int, download: int, disk: int) -> tuple[str, ...]:
+    found = []
+    if needed > free:
+        found.append(
+            f"{gigabytes(needed)} of memory are needed, and {_device_name(names.device)} has {gigabytes(free)} free: "
+            "close other programs and kernels that use it, choose a smaller model, or use profile='mini'."
+        )
+    if download and download + SPARE > disk:
+        found.append(
+            f"{gigabytes(download)} are to be downloaded, and the disk of {cache_folder()} has {gigabytes(disk)} free: "
+            "free some, or set HF_HOME to a folder on a larger disk and restart."
+        )
+    if (names.loras or names.lcm_lora) and find_spec("peft") is None:
+        found.append("LoRAs need the package peft: `pip install peft`, then restart the kernel.")
+    return tuple(found)
+
+
+def _with_vae(sources: dict[str, Source]) -> dict[str, Source]:
+    base = sources["base"]
+    weights = {stem: count for stem, count in base.weights.items() if not stem.startswith("vae/")}
+    return sources | {"base": replace(base, weights=weights), "vae": FP16_VAE}
+
+
+def _line(source: Source) -> str:
+    what = source.variant or ("picture" if source.kind == "dataset" else "float16" if source.is_lora else "float32")
+    state = "here" if cached(source) else gigabytes(source.size) if source.size else "under 1 MB"
+    return f"{source.repo} ({what}, {source.licence}): {state}"
+
+
+def _on_cpu(names: Checkpoints) -> bool:
+    return names.device.startswith("cpu")
+
+
+def _free_memory(names: Checkpoints) -> int:
+    if names.device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(names.device)
+        return free + torch.cuda.memory_reserved(names.device) - torch.cuda.memory_allocated(names.device)
+    return psutil.virtual_memory().available
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({psutil.cpu_count(logical=False) or psutil.cpu_count()} cores)" if device == "cpu" else device

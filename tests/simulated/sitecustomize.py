@@ -1,0 +1,71 @@
+"""A computer with the memory that full-size models need, and with the faults that ``SIMULATE`` names.
+
+Python imports this by itself where the folder is on PYTHONPATH: the tests' processes load tiny
+replicas by the plans of the real models.
+"""
+
+import errno
+import os
+from types import SimpleNamespace
+
+FAULTS = os.environ.get("SIMULATE", "").split()
+
+
+def _memory() -> None:
+    import psutil
+
+    psutil.virtual_memory = lambda: SimpleNamespace(available=int(os.environ.get("MEMORY", 64_000_000_000)))
+
+
+def _small_disk() -> None:
+    import shutil
+
+    shutil.disk_usage = lambda path: SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
+
+
+def _disk_fills_up() -> None:
+    """Fail the first write of a download as a full disk does."""
+    from huggingface_hub import file_download
+
+    real = file_download.http_get
+
+    def http_get(*arguments, **options):
+        file_download.http_get = real
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file_download.http_get = http_get
+
+
+def _no_peft() -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name == "peft" else real(name, *rest)
+
+
+def _gpu_memory_runs_out() -> None:
+    """Fail the first move of a pipeline to its device, and the first run, as a full GPU does."""
+    import torch
+    from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+
+    def once(kind, name):
+        real = getattr(kind, name)
+
+        def fail(*arguments, **options):
+            setattr(kind, name, real)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        setattr(kind, name, fail)
+
+    once(DiffusionPipeline, "to")
+    once(StableDiffusionXLPipeline, "__call__")
+
+
+_memory()
+for fault in FAULTS:
+    {
+        "small-disk": _small_disk,
+        "full-disk": _disk_fills_up,
+        "no-peft": _no_peft,
+        "full-gpu": _gpu_memory_runs_out,
+    }[fault]()
