@@ -1,23 +1,23 @@
-"""``lcm-nb info`` and ``lcm-nb draw "a cute fox"``: the package from a terminal."""
+"""The package from a terminal: ``lcm-nb info``, ``draw``, and for the guide profile ``doctor``, ``fetch``, ``pin``."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from .recipes import RECIPES, complete, slug
+from .plans import models
+from .recipes import RECIPES, SECTIONS, complete, slug
 
 SECTION = "text-to-image"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 after a one-line error."""
+    """Run one command and return its exit code: 0, 1 where ``doctor`` found a problem, 2 after a one-line error."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
-    except (ValueError, OSError) as error:
+        return arguments.command(arguments) or 0
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"lcm-nb: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +38,22 @@ def _parser() -> argparse.ArgumentParser:
         draw.add_argument(option, dest=name, type=kind, default=spec.default, help=f"{spec.help} ({spec.default})")
     draw.add_argument("--output", type=Path, metavar="FILE.png", help="where to save it (a name made of the prompt)")
     draw.set_defaults(command=_draw)
+
+    doctor = commands.add_parser("doctor", help="say whether the guide's models fit this computer; asks nobody")
+    doctor.add_argument("section", nargs="?", help=f"one of {', '.join(SECTIONS)}; default: all")
+    doctor.add_argument("--model", help="default: the guide's")
+    doctor.add_argument("--device", help="a torch device; default: cuda where there is one, else cpu")
+    doctor.set_defaults(command=_doctor)
+
+    fetch = commands.add_parser("fetch", help="download the guide's models, so that HF_HUB_OFFLINE=1 works afterwards")
+    fetch.add_argument("section", nargs="*", help=f"any of {', '.join(SECTIONS)}; default: all")
+    fetch.add_argument("--model", help="default: the guide's")
+    fetch.set_defaults(command=_fetch)
+
+    pin = commands.add_parser(
+        "pin", help="write down the present commit of every repository, and load these from now on"
+    )
+    pin.set_defaults(command=_pin)
     return parser
 
 
@@ -60,6 +76,34 @@ def _draw(arguments: argparse.Namespace) -> None:
     result = load(SECTION, profile="mini").generate(**settings)
     print(result.save(path))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    sections = [arguments.section] if arguments.section else SECTIONS
+    reports = [examine(section, arguments.device, arguments.model) for section in sections]
+    print("\n\n".join(report.text for report in reports))
+    return int(any(report.problems for report in reports))
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from .hub import bring
+    from .plans import plan_for
+
+    plans = {section: plan_for(section, arguments.model) for section in arguments.section or SECTIONS}
+    for section, plan in plans.items():
+        bring(plan.sources)
+        print(f"{section}: {arguments.model or models(section)[0]} is here, whole and checked")
+
+
+def _pin(arguments: argparse.Namespace) -> None:
+    from .hub import pin
+    from .plans import PINS
+
+    for repo, commit in pin().items():
+        print(f"{commit}  {repo}")
+    print(f"written to {PINS}")
 
 
 if __name__ == "__main__":

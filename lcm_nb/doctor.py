@@ -61,8 +61,8 @@ class Report:
         return "\n".join(lines)
 
     def _measures(self) -> list[str]:
-        kind = "float32, on the CPU: minutes a picture" if _on_cpu(self.names) else f"{self.names.dtype}".split(".")[1]
-        vae = "; SDXL's VAE decodes in float32" if _upcasts(self.plan, self.names, self.names.measures) else ""
+        kind = "float32, on the CPU: slow" if _on_cpu(self.names.device) else f"{self.names.dtype}".split(".")[1]
+        vae = "; SDXL's VAE decodes in float32" if _upcasts(self.plan, self.names.device, self.names.measures) else ""
         return [f"weights in {kind}{vae}", *(MEASURES[measure] for measure in self.names.measures)]
 
 
@@ -75,14 +75,11 @@ def examine(section: str, device: str | None = None, model: str | None = None) -
         For an unknown section, device or model.
     """
     names, plan = checkpoints(section, "guide", device, model), plan_for(section, model)
-    free = _free_memory(names)
-    ladder = ((),) if _on_cpu(names) else LADDER if names.device.startswith("cuda") else LADDER[:1]
-    ladder = [measures for measures in ladder if plan.family == "xl" or "fp16-vae" not in measures]
-    measures = next((m for m in ladder if _needed(plan, names, m) <= free), ladder[-1])
-    needed = _needed(plan, names, measures)
+    free = _free_memory(names.device)
+    measures, needed = fit(plan, names.device, free)
     names, sources = replace(names, measures=measures), dict(plan.sources)
     if "fp16-vae" in measures:
-        names, sources = replace(names, vae=FP16_VAE.repo), _with_vae(sources)
+        names, sources = replace(names, vae=FP16_VAE.repo), with_fp16_vae(sources)
     download, disk = sum(source.size for source in sources.values() if not cached(source)), free_disk()
     problems = _problems(names, needed, free, download, disk)
     return Report(section, names, plan, sources, needed, free, download, disk, problems)
@@ -118,27 +115,42 @@ def prepare(
     return replace(report.names, revisions={part: folders[part].name for part in parts}), folders
 
 
-def _needed(plan: Plan, names: Checkpoints, measures: tuple[str, ...]) -> int:
+def fit(plan: Plan, device: str, free: int) -> tuple[tuple[str, ...], int]:
+    """Return the least measures with which a plan fits, and the bytes of memory that it needs then.
+
+    Parameters
+    ----------
+    device
+        "cuda" and the like take measures one after the other (``LADDER``); "cpu" none.
+    free
+        Bytes of the device's memory. Where nothing suffices, the last measures are returned.
+    """
+    ladder = ((),) if _on_cpu(device) else LADDER if device.startswith("cuda") else LADDER[:1]
+    ladder = [measures for measures in ladder if plan.family == "xl" or "fp16-vae" not in measures]
+    needs = [(measures, _needed(plan, device, measures)) for measures in ladder]
+    return next((need for need in needs if need[1] <= free), needs[-1])
+
+
+def _needed(plan: Plan, device: str, measures: tuple[str, ...]) -> int:
     """Return the most memory of the device that a run takes, in bytes."""
-    size, numbers = 4 if _on_cpu(names) else 2, plan.numbers
-    if _on_cpu(names):
-        return int(size * sum(numbers.values()) + 2 * plan.step + plan.decode * (1 if plan.family == "xl" else 2))
-    upcast = _upcasts(plan, names, measures)
+    numbers = plan.numbers
+    if _on_cpu(device):
+        decode = plan.decode if plan.family == "xl" else 2 * plan.decode  # `decode` is in float32 for SDXL alone
+        return 4 * sum(numbers.values()) + max(2 * plan.step, decode)
+    upcast = _upcasts(plan, device, measures)
     decode = plan.decode if upcast or plan.family == "sd" else plan.decode // 2
     vae = (4 if upcast else 2) * VAE
     if "offload" in measures:
-        alone = sum(
-            size * count for name, count in numbers.items() if name in ("unet", "loras", "controlnet", "adapter")
-        )
-        live = max(alone + plan.step, vae + decode, size * numbers.get("text_encoder_2", 0))
+        together = sum(2 * numbers.get(name, 0) for name in ("unet", "loras", "controlnet", "adapter"))
+        live = max(together + plan.step, vae + decode, 2 * numbers.get("text_encoder_2", 0))
     else:
-        live = size * sum(numbers.values()) + max(plan.step, decode + vae - 2 * VAE)
+        live = 2 * sum(numbers.values()) + max(plan.step, decode + vae - 2 * VAE)
     return int(live * BORROWED + CONTEXT)
 
 
-def _upcasts(plan: Plan, names: Checkpoints, measures: tuple[str, ...]) -> bool:
+def _upcasts(plan: Plan, device: str, measures: tuple[str, ...]) -> bool:
     """Return whether the pipeline turns the VAE into float32 to decode, as SDXL's do lest it overflow."""
-    return plan.family == "xl" and "fp16-vae" not in measures and not _on_cpu(names)
+    return plan.family == "xl" and "fp16-vae" not in measures and not _on_cpu(device)
 
 
 def _problems(names: Checkpoints, needed: int, free: int, download: int, disk: int) -> tuple[str, ...]:
@@ -158,7 +170,8 @@ def _problems(names: Checkpoints, needed: int, free: int, download: int, disk: i
     return tuple(found)
 
 
-def _with_vae(sources: dict[str, Source]) -> dict[str, Source]:
+def with_fp16_vae(sources: dict[str, Source]) -> dict[str, Source]:
+    """Return the sources with the fp16-safe VAE instead of the base's own."""
     base = sources["base"]
     weights = {stem: count for stem, count in base.weights.items() if not stem.startswith("vae/")}
     return sources | {"base": replace(base, weights=weights), "vae": FP16_VAE}
@@ -170,14 +183,14 @@ def _line(source: Source) -> str:
     return f"{source.repo} ({what}, {source.licence}): {state}"
 
 
-def _on_cpu(names: Checkpoints) -> bool:
-    return names.device.startswith("cpu")
+def _on_cpu(device: str) -> bool:
+    return device.startswith("cpu")
 
 
-def _free_memory(names: Checkpoints) -> int:
-    if names.device.startswith("cuda"):
-        free, _ = torch.cuda.mem_get_info(names.device)
-        return free + torch.cuda.memory_reserved(names.device) - torch.cuda.memory_allocated(names.device)
+def _free_memory(device: str) -> int:
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return psutil.virtual_memory().available
 
 

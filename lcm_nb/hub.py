@@ -54,8 +54,8 @@ class Survey:
 def bring(sources: Mapping[str, Source], tell: Callable[[str], None] = print) -> dict[str, Path]:
     """Download what is not here yet, check it, and return part -> folder, which is named after its commit.
 
-    A download that was cut off goes on where it stopped. With ``HF_HUB_OFFLINE=1`` no
-    request is made.
+    Where the connection is cut, the download goes on where it stopped; after an error, whole files
+    are not downloaded again. With ``HF_HUB_OFFLINE=1`` no request is made.
 
     Parameters
     ----------
@@ -99,6 +99,12 @@ def weight_hashes(source: Source, commit: str) -> list[str]:
 def _known_hash(blob: Path) -> str:
     """Return the SHA-256 that the Hub gave, which is the name of a large file in the client's cache, else ""."""
     return blob.name if len(blob.name) == 64 else ""
+
+
+def _git_hash(path: Path) -> str:
+    """Return git's name of a file, by which the Hub and the client's cache know a small one."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -194,16 +200,16 @@ def _no_bars():
 
 
 def _check_hashes(source: Source, survey: Survey) -> None:
-    """Compare new files with the SHA-256 that the Hub gave; the client compares sizes only."""
+    """Compare new files with the hashes that the Hub gave; the client compares sizes only."""
     for name in survey.missing:
         link = Path(try_to_load_from_cache(source.repo, name, revision=survey.commit, repo_type=source.kind))
         blob = link.resolve()
-        wanted = _known_hash(blob)
-        if wanted and (found := _sha256(blob)) != wanted:
+        compute = {64: _sha256, 40: _git_hash}.get(len(blob.name))
+        if compute and (found := compute(blob)) != blob.name:
             link.unlink()
             blob.unlink(missing_ok=True)
             raise HubError(
-                f"{name} of {source.repo} arrived damaged (SHA-256 {found[:10]} instead of {wanted[:10]}) "
+                f"{name} of {source.repo} arrived damaged (hash {found[:10]} instead of {blob.name[:10]}) "
                 "and was deleted; try again, and if it stays so, try another network."
             )
 
@@ -299,7 +305,7 @@ def explain(error: BaseException, source: Source) -> str:
     if any(map(_full, chain)):
         return (
             f"The disk is full, at {constants.HF_HUB_CACHE}; free some space, or set HF_HOME to a folder on a "
-            f"larger disk, and try again: what has arrived of {repo} stays."
+            f"larger disk, and try again: files of {repo} that are whole stay."
         )
     if any(map(_denied, chain)):
         return (
@@ -314,7 +320,7 @@ def explain(error: BaseException, source: Source) -> str:
     if any_is(HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
         answer = f"answers with error {statuses[0]}" if statuses else f"cannot be reached ({type(chain[-1]).__name__})"
         return (
-            f"The Hub {answer} for {repo}; check the connection and try again: what has arrived stays. "
+            f"The Hub {answer} for {repo}; check the connection and try again: files that are whole stay. "
             "Without one, use profile='mini'."
         )
     return f"{repo} could not be downloaded ({type(error).__name__}: {' '.join(str(error).split())}); try again."

@@ -233,8 +233,6 @@ LORAS = {
     "latent-consistency/lcm-lora-ssd-1b": {"bytes": 210e6, "unet": SSD, "rank": 64, "targets": EVERYWHERE},
     "TheLastBen/Papercut_SDXL": {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
 }
-
-
 # By how much --tiny divides what a configuration holds.
 SHRUNK = {"sample_size": 4} | dict.fromkeys(
     (
@@ -378,18 +376,18 @@ def _step(shape: Shape, unet, control=None):
 
     n, config = shape.batch, unet.config
     latents, text = empty(n, 4, shape.height // 8, shape.width // 8), empty(n, 77, config.cross_attention_dim)
-    time = torch.empty((), dtype=torch.int64, device="meta")
+    timestep = torch.empty((), dtype=torch.int64, device="meta")
     given = {"timestep_cond": empty(n, config.time_cond_proj_dim)} if config.time_cond_proj_dim else {}
     if config.addition_embed_type:
         given["added_cond_kwargs"] = {"text_embeds": empty(n, 1280), "time_ids": empty(n, 6)}
     if shape.extra == CONTROLNET:
         picture = empty(n, 3, shape.height, shape.width)
-        down, middle = control(latents, time, text, picture, return_dict=False)
+        down, middle = control(latents, timestep, text, picture, return_dict=False)
         given |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     if shape.extra == ADAPTER:
         states = control(empty(1, 3, shape.height, shape.width))
         given["down_intrablock_additional_residuals"] = [state.clone() for state in states]  # `states` serve all steps
-    return unet(latents, time, text, **given)
+    return unet(latents, timestep, text, **given)
 
 
 def components(section: str) -> dict[str, str]:

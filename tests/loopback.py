@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +29,6 @@ class Hub:
     def __init__(self, folder: Path):
         self.folder, self.log, self.faults = folder, [], {}
         self.hidden: set[str] = set()
-        self.sent: dict[str, int] = defaultdict(int)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -52,19 +50,12 @@ class Hub:
         self.faults.clear()
         self.hidden.clear()
         self.log.clear()
-        self.sent.clear()
 
     def files(self, repo: str) -> dict[str, Path]:
         """Return the files of a repository that are not hidden."""
         root = self.folder / repo
         found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
         return {name: path for name, path in found.items() if f"{repo}/{name}" not in self.hidden}
-
-    def downloads(self) -> set[str]:
-        """Return "repository/file" of every file whose content was sent."""
-        paths = [path for method, path, status, _ in self.log if method == "GET" and status in (200, 206)]
-        parts = [path.split("/resolve/") for path in paths if "/resolve/" in path]
-        return {f"{repo.lstrip('/')}/{rest.partition('/')[2]}" for repo, rest in parts}
 
 
 @cache
@@ -85,7 +76,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             if path == "/mend":
                 hub.mend()
-                self.reply(200, b"mended")
+                self.reply(200, b"")
+            elif path == "/mark":
+                self.reply(200, b"")
             elif path.startswith("/api/"):
                 self.api(path.removeprefix("/api/"))
             elif "/resolve/" in path:
@@ -102,7 +95,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             files = hub.files(repo)
             if not files:
                 self.reply(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
-            elif rest[:1] == ["tree"]:
+            elif rest in (["tree", "main"], ["tree", COMMIT]):
                 self.json([self.entry(name, file) for name, file in files.items()])
             elif rest[:1] in ([], ["revision"]) and rest[1:] in ([], ["main"], [COMMIT]):
                 siblings = [{"rfilename": name} for name in files]
@@ -118,10 +111,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             return entry
 
         def file(self, repo: str, rest: str) -> None:
-            name = rest.partition("/")[2]
-            file = hub.files(repo).get(name)
+            revision, _, name = rest.partition("/")
+            file = hub.files(repo).get(name) if revision in ("main", COMMIT) else None
             if file is None:
-                code = "EntryNotFound" if hub.files(repo) else "RepoNotFound"
+                code = "EntryNotFound" if revision in ("main", COMMIT) else "RevisionNotFound"
+                code = code if hub.files(repo) else "RepoNotFound"
                 self.reply(404, b"", {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
                 return
             data = file.read_bytes()

@@ -1,7 +1,7 @@
 """The guide's repositories in small: every file name, layout, missing variant and configuration field, at tiny widths.
 
-Depths are the real ones, and so are the classes; weights are random, and pictures smaller. What a run must not download (other
-formats, single files, full precision beside fp16) is there, too, as a few bytes.
+Depths are the real ones, and so are the classes; weights are random, and pictures smaller. What a run
+must not download (other formats, single files, full precision beside fp16) is there, too, as a few bytes.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import convert_state_dict_to_kohya
-from full_size import ADAPTER, CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SDXL, SSD
+from full_size import CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SDXL, SSD
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
@@ -70,7 +70,7 @@ TINY = {
     "AutoencoderKL": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4},
     "CLIPTextModel": TINY_CLIP,
     "CLIPTextModelWithProjection": TINY_CLIP,
-    "ControlNetModel": {k: v for k, v in TINY_SD.items()} | {"conditioning_embedding_out_channels": [4, 4, 8, 8]},
+    "ControlNetModel": TINY_SD | {"conditioning_embedding_out_channels": [4, 4, 8, 8]},
     "T2IAdapter": {"channels": [8, 16, 16, 16]},
 }
 TINY_CHECKER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}

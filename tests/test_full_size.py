@@ -1,11 +1,8 @@
 """The guide's checkpoints in full size, without weights: their published sizes, and the memory that they need."""
 
-import importlib
-
+import full_size
 import pytest
 import torch
-
-full_size = importlib.import_module("full_size")  # a script beside the tests, not a distribution
 
 
 @pytest.mark.parametrize(("repo", "component", "width", "published"), full_size.PUBLISHED)

@@ -123,7 +123,7 @@ def third_party(code: str) -> set[str]:
             modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module.split(".")[0])
-    modules -= {*sys.stdlib_module_names, "lcm_nb", "google", "conftest"}
+    modules -= {*sys.stdlib_module_names, "lcm_nb", "google", "conftest", "full_size", "loopback", "replicas"}
     return {canonicalize_name(owners().get(module, [module])[0]) for module in modules}
 
 

@@ -36,6 +36,32 @@ def _disk_fills_up() -> None:
     file_download.http_get = http_get
 
 
+def _small_chunks() -> None:
+    """Write a download in parts that are small beside a replica, as the client's are beside a real file."""
+    from huggingface_hub import constants
+
+    constants.DOWNLOAD_CHUNK_SIZE = 65536
+
+
+def _read_only() -> None:
+    """Let nothing be written below the cache."""
+    import builtins
+
+    cache = os.path.join(os.environ["HF_HOME"], "hub")
+
+    def guarded(real, writes):
+        def call(path, *arguments, **options):
+            if str(path).startswith(cache) and writes(path, *arguments, **options):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    os.mkdir = guarded(os.mkdir, lambda path, *rest, **options: not os.path.exists(path))
+    os.open = guarded(os.open, lambda path, flags, *rest, **options: flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    builtins.open = guarded(builtins.open, lambda path, mode="r", *rest, **options: set(mode) & set("wxa+"))
+
+
 def _no_peft() -> None:
     import importlib.util
 
@@ -66,6 +92,8 @@ for fault in FAULTS:
     {
         "small-disk": _small_disk,
         "full-disk": _disk_fills_up,
+        "small-chunks": _small_chunks,
+        "read-only": _read_only,
         "no-peft": _no_peft,
         "full-gpu": _gpu_memory_runs_out,
     }[fault]()

@@ -1,0 +1,739 @@
+"""The guide profile against a loopback Hub with tiny replicas of its repositories, through the real client.
+
+Each test runs lcm_nb in a process of its own, because the client reads its environment when it is imported.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from loopback import COMMIT, Hub
+
+from lcm_nb.doctor import fit
+from lcm_nb.plans import PLANS, models, plan_for
+from lcm_nb.recipes import SECTIONS
+
+SIMULATED = Path(__file__).parent / "simulated"
+each_section = pytest.mark.parametrize("section", SECTIONS)
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """The folder with all repositories; built in a process of its own, which leaves this one light."""
+    folder = tmp_path_factory.mktemp("hub")
+    code = f"import replicas, pathlib; replicas.build(pathlib.Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(replicas):
+    with Hub(replicas) as hub:
+        yield hub
+
+
+@pytest.fixture
+def whole_hub(hub):
+    """The Hub without faults, and with an empty log."""
+    hub.mend()
+    yield hub
+    hub.mend()
+
+
+def environment_of(hub: Hub, home: Path, environment: dict[str, str], **more: str) -> dict[str, str]:
+    """Return the environment of a process whose Hub is the loopback one and whose cache is ``home``."""
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "LCM_NB_PROFILE": "guide"}
+    paths = os.pathsep.join([str(SIMULATED), environment["PYTHONPATH"]])
+    env = {k: v for k, v in environment.items() if k not in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE")}
+    return env | own | {"PYTHONPATH": paths} | more
+
+
+def python(code: str, env: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+
+
+def answer(done: subprocess.CompletedProcess) -> dict:
+    """Return the JSON on the last line of a process that ended well."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- the plans --------------------------------------------------------------------------
+
+
+def test_every_section_has_a_plan_and_the_guides_model_comes_first():
+    assert set(PLANS) == set(SECTIONS)
+    repos = {section: [source.repo for source in plan_for(section).sources.values()] for section in SECTIONS}
+    xl = ["stabilityai/stable-diffusion-xl-base-1.0", "latent-consistency/lcm-sdxl"]
+    pictures = "huggingface/documentation-images"
+    assert repos == {
+        "text-to-image": xl,
+        "image-to-image": ["Lykon/dreamshaper-7", "SimianLuo/LCM_Dreamshaper_v7", pictures],
+        "style-lora": [*xl, "TheLastBen/Papercut_SDXL"],
+        "controlnet": ["SimianLuo/LCM_Dreamshaper_v7", "lllyasviel/sd-controlnet-canny", pictures],
+        "t2i-adapter": [*xl, "TencentARC/t2i-adapter-canny-sdxl-1.0", pictures],
+    }
+
+
+def test_nothing_can_change_a_plan():
+    plan = plan_for("text-to-image")
+    with pytest.raises(TypeError):
+        plan.sources["unet"] = None
+    with pytest.raises(AttributeError):
+        plan.sources["unet"].repo = "elsewhere"
+
+
+def test_fp16_only_where_the_repository_has_it():
+    variants = {s.repo: s.variant for section in SECTIONS for s in plan_for(section).sources.values()}
+    without = {repo for repo, variant in variants.items() if variant is None}
+    loras_and_pictures = {"TheLastBen/Papercut_SDXL", "huggingface/documentation-images"}
+    assert without == {"SimianLuo/LCM_Dreamshaper_v7", "lllyasviel/sd-controlnet-canny"} | loras_and_pictures
+
+
+def test_an_unknown_model_is_refused_with_those_there_are():
+    with pytest.raises(
+        ValueError, match=r"image-to-image has no model 'turbo'; choose one of: lcm-dreamshaper-v7, lcm"
+    ):
+        plan_for("image-to-image", "turbo")
+
+
+# -- cold, warm, offline ----------------------------------------------------------------
+
+XL = """
+import torch
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+unet = UNet2DConditionModel.from_pretrained("latent-consistency/lcm-sdxl", torch_dtype=DTYPE, variant="fp16")
+pipe = StableDiffusionXLPipeline.from_pretrained(
+    "stabilityai/stable-diffusion-xl-base-1.0", unet=unet, torch_dtype=DTYPE, variant="fp16"
+).to(DEVICE)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+"""
+CANNY = """
+import cv2
+import numpy as np
+from PIL import Image
+image = np.array(image)
+image = cv2.Canny(image, 100, 200)
+image = image[:, :, None]
+image = np.concatenate([image, image, image], axis=2)
+canny_image = Image.fromarray(image)
+"""
+VERMEER = """
+import torch
+from diffusers.utils import load_image
+image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/input_image_vermeer.png"
+)
+"""
+BLOCKS = {
+    "text-to-image": XL
+    + """
+prompt = "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k"
+generator = torch.manual_seed(0)
+image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
+""",
+    "image-to-image": """
+import torch
+from diffusers import AutoPipelineForImage2Image, LCMScheduler, UNet2DConditionModel
+from diffusers.utils import load_image
+unet = UNet2DConditionModel.from_pretrained("SimianLuo/LCM_Dreamshaper_v7", subfolder="unet", torch_dtype=DTYPE)
+pipe = AutoPipelineForImage2Image.from_pretrained(
+    "Lykon/dreamshaper-7", unet=unet, torch_dtype=DTYPE, variant="fp16"
+).to(DEVICE)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+init_image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/img2img-init.png"
+)
+prompt = "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k"
+generator = torch.manual_seed(0)
+image = pipe(
+    prompt, image=init_image, num_inference_steps=4, guidance_scale=7.5, strength=0.5, generator=generator
+).images[0]
+""",
+    "style-lora": XL
+    + """
+pipe.load_lora_weights("TheLastBen/Papercut_SDXL", weight_name="papercut.safetensors", adapter_name="papercut")
+prompt = "papercut, a cute fox"
+generator = torch.manual_seed(0)
+image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
+""",
+    "controlnet": VERMEER
+    + "image = image.resize((512, 512))\n"
+    + CANNY
+    + """
+from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPipeline
+controlnet = ControlNetModel.from_pretrained("lllyasviel/sd-controlnet-canny", torch_dtype=DTYPE)
+pipe = StableDiffusionControlNetPipeline.from_pretrained(
+    "SimianLuo/LCM_Dreamshaper_v7", controlnet=controlnet, torch_dtype=DTYPE, safety_checker=None
+).to(DEVICE)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+generator = torch.manual_seed(0)
+image = pipe("the mona lisa", image=canny_image, num_inference_steps=4, generator=generator).images[0]
+""",
+    "t2i-adapter": VERMEER
+    + "image = image.resize((384, 384))\n"
+    + CANNY
+    + "canny_image = canny_image.resize((1024, 1216))\n"
+    + "from diffusers import StableDiffusionXLAdapterPipeline, T2IAdapter\n"
+    + """
+adapter = T2IAdapter.from_pretrained("TencentARC/t2i-adapter-canny-sdxl-1.0", torch_dtype=DTYPE, varient="fp16")
+"""
+    + XL.replace("StableDiffusionXLPipeline", "StableDiffusionXLAdapterPipeline").replace(
+        "unet=unet,", "unet=unet, adapter=adapter,"
+    )
+    + """
+prompt = "Mystical fairy in real, magic, 4k picture, high quality"
+negative_prompt = (
+    "extra digit, fewer digits, cropped, worst quality, low quality, glitch, deformed, mutated, ugly, disfigured"
+)
+generator = torch.manual_seed(0)
+image = pipe(
+    prompt=prompt, negative_prompt=negative_prompt, image=canny_image, num_inference_steps=4, guidance_scale=5,
+    adapter_conditioning_scale=0.8, adapter_conditioning_factor=1, generator=generator,
+).images[0]
+""",
+}
+# The guide's map is stretched, which the studio does not do: it is handed over as it is.
+GIVEN = {"t2i-adapter": "image=canny_image, detect_edges=False"}
+LOAD_ALL = """
+import hashlib, json, os, tempfile, urllib.request
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import lcm_nb
+from lcm_nb.plans import models
+found = {}
+for model in models(SECTION):
+    studio = lcm_nb.load(SECTION, model=model)
+    result = studio.generate(num_inference_steps=2, seed=3)
+    path = result.save(Path(tempfile.mkdtemp()) / "a.png")
+    found[model] = {
+        "picture": hashlib.sha256(result.image.tobytes()).hexdigest(),
+        "colours": len(result.image.getcolors(2**24)),
+        "timesteps": result.timesteps,
+        "scheduler": type(studio.pipe.scheduler).__name__,
+        "record": json.loads(Image.open(path).text["lcm_nb"]),
+        "settings": list(studio.settings),
+    }
+"""
+WARM = """
+same = np.array_equal(lcm_nb.reproduce(path).image, result.image)
+urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/mark")
+for model in models(SECTION):
+    lcm_nb.load(SECTION, model=model)
+urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/mark")
+"""
+COMPARE = """
+result = lcm_nb.load(SECTION).generate(GIVEN)
+equal = bool((np.asarray(result.image) == np.asarray(image)).all())
+block = {"equal": equal, "size": image.size, "colours": len(image.getcolors(2**24))}
+print(json.dumps({"models": found, "block": block, "reproduced": same}))
+"""
+PLAIN = """
+names = lcm_nb.checkpoints(SECTION)
+import diffusers
+kinds = {"unet": "UNet2DConditionModel", "controlnet": "ControlNetModel", "adapter": "T2IAdapter"}
+given = {"safety_checker": None} if SECTION == "controlnet" else {}
+for part, kind in kinds.items():
+    if part in names.parts:
+        more = {"subfolder": "unet"} if SECTION == "image-to-image" else {}
+        given[part] = getattr(diffusers, kind).from_pretrained(names.parts[part], **more, **names.loading[part])
+pipe = studio.pipe.__class__.from_pretrained(names.base, **given, **names.loading["base"])
+if names.loras:
+    pipe.load_lora_weights(names.loras, weight_name="papercut.safetensors", **names.loading["loras"])
+print(json.dumps({"models": found}))
+"""
+
+
+@pytest.fixture(scope="module")
+def visit(hub, environment, tmp_path_factory):
+    """Load and run a section cold, warm, by the guide's own code, and offline: two processes, once for all tests."""
+    visits = {}
+
+    def run(section: str) -> dict:
+        if section not in visits:
+            home = tmp_path_factory.mktemp(section)
+            block = BLOCKS[section].replace("DTYPE", "torch.float32").replace("DEVICE", '"cpu"')
+            code = LOAD_ALL + WARM + block.replace("https://huggingface.co", hub.url)
+            code += COMPARE.replace("GIVEN", GIVEN.get(section, ""))
+            hub.mend()
+            online = answer(python(code.replace("SECTION", repr(section)), environment_of(hub, home, environment)))
+            first, second = [i for i, entry in enumerate(hub.log) if entry[1] == "/mark"]
+            logs = {"cold": hub.log[:first], "warm": hub.log[first + 1 : second]}
+            hub.mend()
+            env = environment_of(hub, home, environment, HF_HUB_OFFLINE="1")
+            offline = answer(python((LOAD_ALL + PLAIN).replace("SECTION", repr(section)), env))
+            visits[section] = {"online": online, "offline": offline, "logs": logs | {"offline": list(hub.log)}}
+        return visits[section]
+
+    return run
+
+
+def large_files(section: str) -> set[str]:
+    """Return "repository/file" of the large files that the plans of a section name."""
+    sources = [source for plan in PLANS[section].values() for source in plan.sources.values()]
+    weights = {f"{source.repo}/{file}" for source in sources for file in source.files}
+    return weights | {f"datasets/{s.repo}/{file}" for s in sources if s.kind == "dataset" for file in s.texts}
+
+
+@each_section
+def test_a_cold_load_downloads_what_the_plans_name_and_no_more(section, visit):
+    got = {path for path in downloads(visit(section)["logs"]["cold"]) if not path.endswith((".json", ".txt"))}
+    assert got == large_files(section)  # e.g. of LCM_Dreamshaper_v7's 18 GB what a run needs
+
+
+@each_section
+def test_a_warm_load_downloads_nothing(section, visit):
+    assert downloads(visit(section)["logs"]["warm"]) == set()
+
+
+@each_section
+def test_offline_makes_no_request_and_the_same_pictures(section, visit):
+    seen = visit(section)
+    assert seen["logs"]["offline"] == []
+    pictures = [{m: found["picture"] for m, found in seen[when]["models"].items()} for when in ("online", "offline")]
+    assert pictures[0] == pictures[1]
+
+
+@each_section
+def test_every_model_of_a_section_draws(section, visit):
+    found = visit(section)["online"]["models"]
+    assert tuple(found) == models(section)
+    for model, one in found.items():
+        assert one["colours"] > 1000, "a picture, not a plane"
+        assert one["scheduler"] == "LCMScheduler"
+        assert one["timesteps"] == ([499] if section == "image-to-image" else [999, 499])
+        real = not plan_for(section, model).embedded_guidance  # an LCM-LoRA: classifier-free guidance
+        assert ("negative_prompt" in one["settings"]) == (real or section == "t2i-adapter")
+
+
+@each_section
+def test_a_saved_picture_records_the_commits(section, visit):
+    for model, one in visit(section)["online"]["models"].items():
+        record, sources = one["record"], plan_for(section, model).sources
+        assert (record["model"], record["profile"]) == (model, "guide")
+        assert record["checkpoints"].keys() == {part for part in sources if part != "picture"}
+        for part, checkpoint in record["checkpoints"].items():
+            assert (checkpoint["name"], checkpoint["revision"]) == (sources[part].repo, COMMIT)
+            assert re.fullmatch("[0-9a-f]{64}", checkpoint["sha256"])
+    assert visit(section)["online"]["reproduced"]
+
+
+@each_section
+def test_the_guides_own_code_gives_the_same_pixels(section, visit):
+    block = visit(section)["online"]["block"]
+    assert block["equal"]
+    assert block["colours"] > 1000
+    sizes = {"controlnet": [512, 512], "t2i-adapter": [1024, 1216]}
+    assert block["size"] == sizes.get(section, block["size"])
+
+
+def test_guidance_of_an_lcm_lora_is_classifier_free(whole_hub, environment, tmp_path):
+    code = """
+import json, numpy as np, lcm_nb
+studio, batches = lcm_nb.load("text-to-image", model="lcm-lora-sdv1-5"), []
+studio.pipe.unet.register_forward_pre_hook(lambda unet, arguments: batches.append(len(arguments[0])))
+draw = lambda **more: np.asarray(studio.generate(prompt="a fox", num_inference_steps=1, **more).image)
+plain, twice, negative = draw(), draw(guidance_scale=2.0), draw(guidance_scale=2.0, negative_prompt="snow")
+try:
+    studio.generate(guidance_scale=8.0)
+except ValueError as error:
+    refusal = str(error)
+print(json.dumps([batches, bool((twice == negative).all()), refusal]))
+"""
+    batches, equal, refusal = answer(python(code, environment_of(whole_hub, tmp_path, environment)))
+    assert batches == [1, 2, 2]
+    assert not equal
+    assert refusal.startswith("guidance_scale is 8.0; give a number from 1 to 2")
+
+
+def downloads(log: list[tuple]) -> set[str]:
+    """Return "repository/file" of every file whose content was sent."""
+    paths = [path for method, path, status, _ in log if method == "GET" and status in (200, 206)]
+    parts = [path.split("/resolve/") for path in paths if "/resolve/" in path]
+    return {f"{repo.lstrip('/')}/{rest.partition('/')[2]}" for repo, rest in parts}
+
+
+# -- faults -----------------------------------------------------------------------------
+
+LOAD_TWICE = """
+import os, urllib.request
+import lcm_nb
+def attempt():
+    studio = lcm_nb.load(SECTIONOPTIONS)
+    print("TIMESTEPS", studio.generate(num_inference_steps=1).timesteps)
+for _ in range(TRIES):
+    try:
+        attempt()
+    except Exception as error:
+        print("ERROR", type(error).__name__, str(error).replace(chr(10), "<newline>"))
+urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/mend")
+if AGAIN:
+    attempt()
+"""
+UNET = "latent-consistency/lcm-sdxl"
+UNET_FILE = "diffusion_pytorch_model.fp16.safetensors"
+
+
+def status(code: int, times: int = 10**9, **headers: str):
+    """Return a fault: answer with a status, so many times."""
+    left = [times]
+
+    def answer(handler) -> bool:
+        left[0] -= 1
+        if left[0] >= 0:
+            handler.reply(code, b"{}", {name.replace("_", "-"): value for name, value in headers.items()})
+        return left[0] >= 0
+
+    return answer
+
+
+def cut(then_down: bool):
+    """Return a fault: the first download ends half-way; ``then_down``: and the next ones fail."""
+    state = {"cut": False}
+
+    def answer(handler) -> bool:
+        if handler.command == "HEAD":
+            return False
+        if state["cut"]:
+            if then_down:
+                handler.reply(503, b"")
+            return then_down
+        state["cut"] = True
+
+        def half(code, body, headers=None):
+            del handler.reply
+            headers = {"Content-Length": str(len(body))} | (headers or {})
+            handler.reply(code, body[: len(body) // 2], headers)
+            handler.close_connection = True
+
+        handler.reply = half
+        return False
+
+    return answer
+
+
+def flipped(handler) -> bool:
+    """Be a fault: the file arrives with one byte changed, in its full length."""
+    if handler.command == "GET":
+
+        def wrong(code, body, headers=None):
+            del handler.reply  # the next request of this connection gets the class's own again
+            handler.reply(code, body[:-1] + bytes([body[-1] ^ 1]), headers)
+
+        handler.reply = wrong
+    return False
+
+
+# what is wrong | the fault: (path, answer), files that are hidden, environment | what the sentence must say
+FAULTS = {
+    "no such repository": (
+        dict(fail=(f"/{UNET}", lambda: status(404, X_Error_Code="RepoNotFound"))),
+        f"HubError The Hub has no repository {UNET}, or it is private: look at .*; for a private one set HF_TOKEN",
+    ),
+    "gated repository": (
+        dict(fail=(f"/{UNET}", lambda: status(403, X_Error_Code="GatedRepo"))),
+        f"HubError {UNET} asks for your consent: agree on .*, then set HF_TOKEN",
+    ),
+    "token refused": (
+        dict(fail=(f"/{UNET}", lambda: status(401, X_Error_Message="Invalid credentials in Authorization header"))),
+        f"HubError The Hub refuses access to {UNET}: set HF_TOKEN to a valid token, or unset it",
+    ),
+    "missing variant": (
+        dict(hide=[f"{UNET}/{UNET_FILE}"]),
+        f"HubError {UNET} has no variant 'fp16' of diffusion_pytorch_model.safetensors; .*update lcm_nb",
+    ),
+    "pickles only": (
+        dict(section="controlnet", hide=["lllyasviel/sd-controlnet-canny/diffusion_pytorch_model.safetensors"]),
+        "HubError lllyasviel/sd-controlnet-canny has its weights only as pickles .diffusion_pytorch_model.bin.*"
+        "use a repository with .safetensors files",
+    ),
+    "500, then success": (dict(fail=(f"/api/models/{UNET}", lambda: status(500, times=1))), ""),
+    "500 for good": (
+        dict(fail=(f"/api/models/{UNET}", lambda: status(500))),
+        f"HubError The Hub answers with error 500 for {UNET}; check the connection and try again",
+    ),
+    "connection cut half-way": (
+        dict(fail=(UNET_FILE, lambda: cut(False)), env={"SIMULATE": "small-chunks"}),
+        "",
+    ),
+    "connection cut, then down": (
+        dict(fail=(UNET_FILE, lambda: cut(True)), env={"SIMULATE": "small-chunks"}),
+        "HubError The Hub (answers with error 503|cannot be reached).*; check the connection and try again: "
+        "files that are whole stay",
+    ),
+    "wrong hash of a small file": (
+        dict(fail=(f"{UNET}/resolve/{COMMIT}/config.json", lambda: flipped)),
+        f"HubError config.json of {UNET} arrived damaged .hash .*and was deleted; try again",
+    ),
+    "wrong hash": (
+        dict(fail=(f"{UNET}/resolve/{COMMIT}/{UNET_FILE}", lambda: flipped)),
+        f"HubError {UNET_FILE} of {UNET} arrived damaged .hash .*and was deleted; try again",
+    ),
+    "disk too small": (
+        dict(env={"SIMULATE": "small-disk"}, again=False),
+        "(OSError|HubError) .*are to be downloaded, and .* has 0.00 MB free.*free some, or set HF_HOME",
+    ),
+    "disk full on the way": (
+        dict(env={"SIMULATE": "full-disk"}),
+        "HubError The disk is full, at .*; free some space, or set HF_HOME to a folder on a larger disk",
+    ),
+    "read-only cache": (
+        dict(env={"SIMULATE": "read-only"}, again=False),
+        "HubError .* cannot be written to, and stabilityai/.* is not all there; set HF_HOME to a folder of yours",
+    ),
+    "offline, nothing cached": (
+        dict(env={"HF_HUB_OFFLINE": "1"}, again=False),
+        "HubError stabilityai/stable-diffusion-xl-base-1.0 is not in .*, and HF_HUB_OFFLINE forbids downloads; "
+        "unset it, or run `lcm-nb fetch`",
+    ),
+    "no connection": (
+        dict(env={"HF_ENDPOINT": "http://127.0.0.1:9"}, again=False),
+        "HubError The Hub cannot be reached .*; check the connection and try again.*use profile='mini'",
+    ),
+    "no peft": (
+        dict(section="style-lora", env={"SIMULATE": "no-peft"}, again=False),
+        "(OSError|ImportError) .*LoRAs need the package peft: `pip install peft`, then restart",
+    ),
+    "GPU memory runs out": (
+        dict(env={"SIMULATE": "full-gpu"}, tries=2),
+        "MemoryError The GPU's memory does not suffice. Close other kernels.*",
+    ),
+    "too little memory": (
+        dict(env={"MEMORY": "1000000000"}, again=False),
+        "OSError text-to-image cannot be loaded. .* of memory are needed, and .* has 1.00 GB free: close other",
+    ),
+    "unknown keyword": (
+        dict(options=", varient='fp16'", again=False),
+        "TypeError load has no argument 'varient'; it takes section, profile, device and model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_gives_one_sentence_and_the_next_try_works(name, whole_hub, environment, tmp_path):
+    fault, sentence = FAULTS[name]
+    section, again, tries = fault.get("section", "text-to-image"), fault.get("again", True), fault.get("tries", 1)
+    whole_hub.hidden.update(fault.get("hide", ()))
+    if "fail" in fault:
+        path, make = fault["fail"]
+        whole_hub.fail(path, make())
+    env = environment_of(whole_hub, tmp_path, environment)
+    replaced = {"SECTION": repr(section), "OPTIONS": fault.get("options", ""), "TRIES": str(tries), "AGAIN": str(again)}
+    code = LOAD_TWICE
+    for word, value in replaced.items():
+        code = code.replace(word, value)
+    code = code if "HF_ENDPOINT" not in fault.get("env", {}) else code.replace("urllib.request.urlopen", "str")
+    done = python(code, env | fault.get("env", {}))
+    errors = [line.removeprefix("ERROR ") for line in done.stdout.splitlines() if line.startswith("ERROR")]
+    assert len(errors) == (tries if sentence else 0), done.stdout + done.stderr
+    for error in errors:
+        assert re.fullmatch(sentence + ".*", error), error
+        assert "<newline>" not in error and len(error) < 400
+    if again:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "TIMESTEPS [999]"
+    elif sentence.startswith("HubError"):  # what was in the way was around the process; nothing of it is left
+        done = python("import lcm_nb; lcm_nb.load('text-to-image')", env)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_complete_cache_serves_those_who_may_not_write_to_it(offline, whole_hub, environment, tmp_path):
+    """As in a workshop: one person has fetched, all others read."""
+    env = environment_of(whole_hub, tmp_path, environment)
+    code = "from lcm_nb.cli import main; assert main(['fetch', 'text-to-image']) == 0"
+    assert python(code, env).returncode == 0
+    code = "import lcm_nb; print(lcm_nb.load('text-to-image').generate(num_inference_steps=1).timesteps)"
+    done = python(code, env | {"SIMULATE": "read-only", "HF_HUB_OFFLINE": offline})
+    assert done.stdout.splitlines()[-1:] == ["[999]"], done.stderr
+
+
+BRING = """
+from lcm_nb.hub import bring
+from lcm_nb.plans import plan_for
+bring({"unet": plan_for("text-to-image").sources["unet"]})
+"""
+
+
+def sent(hub: Hub, name: str) -> list[int]:
+    """Return the bytes of each answer that carried a file's content."""
+    return [count for method, path, code, count in hub.log if path.endswith(name) and method == "GET" and code < 400]
+
+
+def test_a_cut_download_goes_on_where_it_stopped(whole_hub, environment, tmp_path):
+    size = (whole_hub.folder / UNET / UNET_FILE).stat().st_size
+    whole_hub.fail(UNET_FILE, cut(then_down=False))
+    done = python(BRING, environment_of(whole_hub, tmp_path, environment, SIMULATE="small-chunks"))
+    assert done.returncode == 0, done.stderr
+    first, second = sent(whole_hub, UNET_FILE)
+    assert first == size // 2
+    assert size <= first + second <= size + 65536  # at most one part of it again
+
+
+def test_after_an_outage_whole_files_are_not_downloaded_again(whole_hub, environment, tmp_path):
+    env = environment_of(whole_hub, tmp_path, environment)
+    whole_hub.fail(UNET_FILE, cut(then_down=True))
+    assert "files that are whole stay" in python(BRING, env).stderr
+    whole_hub.faults.clear()
+    assert python(BRING, env).returncode == 0
+    assert len(sent(whole_hub, "config.json")) == 1
+
+
+# -- the terminal -----------------------------------------------------------------------
+
+
+def lcm_nb(env: dict[str, str], *options: str) -> subprocess.CompletedProcess:
+    return python(f"import sys; from lcm_nb.cli import main; sys.exit(main({list(options)!r}))", env)
+
+
+def test_doctor_tells_what_is_here_and_what_fetch_would_bring(whole_hub, environment, tmp_path):
+    env = environment_of(whole_hub, tmp_path, environment)
+    before = lcm_nb(env, "doctor")
+    assert before.returncode == 0, before.stderr
+    assert re.findall(r"(?m)^(\S+), model (\S+)$", before.stdout) == [(s, models(s)[0]) for s in SECTIONS]
+    assert "latent-consistency/lcm-sdxl (fp16, openrail++): 5.14 GB" in before.stdout
+    assert "SimianLuo/LCM_Dreamshaper_v7 (float32, mit): 3.44 GB" in before.stdout
+    assert before.stdout.count("it will run") == len(SECTIONS)
+    assert whole_hub.log == []  # it asks nobody
+
+    fetched = lcm_nb(env, "fetch", "text-to-image", "style-lora")
+    assert fetched.returncode == 0, fetched.stderr
+    lines = fetched.stdout.splitlines()
+    assert lines[0].startswith("Downloading ") and lines[0].endswith(
+        f"stabilityai/stable-diffusion-xl-base-1.0, {UNET}"
+    )
+    assert lines[1:] == [
+        "text-to-image: lcm-sdxl is here, whole and checked",
+        lines[2],
+        "style-lora: lcm-sdxl is here, whole and checked",
+    ]
+    after = lcm_nb(env, "doctor", "text-to-image")
+    assert after.stdout.count(": here") == 2
+    assert re.search(r"download +0.00 MB to ", after.stdout)
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "problem"),
+    [
+        ({"MEMORY": "1000000000"}, [], r"GB of memory are needed, and cpu .* has 1.00 GB free"),
+        ({"SIMULATE": "small-disk"}, [], "are to be downloaded, and the disk of"),
+        ({"SIMULATE": "no-peft"}, ["style-lora"], "LoRAs need the package peft"),
+    ],
+)
+def test_the_doctors_exit_code_tells_of_a_problem(env, options, problem, whole_hub, environment, tmp_path):
+    done = lcm_nb(environment_of(whole_hub, tmp_path, environment) | env, "doctor", *options)
+    assert done.returncode == 1
+    assert re.search(rf"(?m)^  problem +.*{problem}", done.stdout)
+
+
+@pytest.mark.parametrize("options", [["doctor", "text-to-video"], ["fetch", "controlnet", "--model", "lcm-sdxl"]])
+def test_a_wrong_word_ends_in_one_line(options, whole_hub, environment, tmp_path):
+    done = lcm_nb(environment_of(whole_hub, tmp_path, environment), *options)
+    assert done.returncode == 2
+    assert re.fullmatch(r"lcm-nb: .*choose one of: .*\n", done.stderr)
+    assert whole_hub.log == []
+
+
+# -- pins -------------------------------------------------------------------------------
+
+PIN = """
+import json, pathlib
+from lcm_nb import hub, plans
+plans.PINS = pathlib.Path(PATH)
+commits = hub.pin(plans.PINS)
+import lcm_nb
+names = lcm_nb.checkpoints("text-to-image")
+lcm_nb.load("text-to-image")
+plans.PINS.write_text(json.dumps(commits | {names.unet: 40 * "f"}))
+try:
+    lcm_nb.load("text-to-image")
+except OSError as error:
+    refusal = str(error)
+print(json.dumps({"commits": commits, "loading": names.loading["unet"]["revision"], "refusal": refusal}))
+"""
+
+
+def test_pins_name_the_commit_of_every_repository_and_are_loaded(whole_hub, environment, tmp_path):
+    path = tmp_path / "pins.json"
+    found = answer(python(PIN.replace("PATH", repr(str(path))), environment_of(whole_hub, tmp_path, environment)))
+    repos = {source.repo for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()}
+    assert found["commits"].keys() == repos | {"madebyollin/sdxl-vae-fp16-fix"}
+    assert set(found["commits"].values()) == {COMMIT} == {found["loading"]}
+    assert found["refusal"].startswith(f"{UNET} has no revision '{40 * 'f'}'; run `lcm-nb pin` again")
+
+
+# -- what is done to fit ----------------------------------------------------------------
+
+T4, GB = 15_800_000_000, 10**9
+OFFLOAD = ("slicing", "offload")
+
+
+@pytest.mark.parametrize(
+    ("section", "model", "free", "measures"),
+    [
+        *((section, model, T4, ("slicing",)) for section in SECTIONS for model in models(section)),
+        ("text-to-image", "lcm-sdxl", 8 * GB, OFFLOAD),
+        ("controlnet", "lcm-dreamshaper-v7", 3.5 * GB, OFFLOAD),
+        ("text-to-image", "lcm-ssd-1b", 6 * GB, OFFLOAD),
+        ("text-to-image", "lcm-ssd-1b", 4 * GB, (*OFFLOAD, "fp16-vae")),
+    ],
+)
+def test_the_least_measures_are_taken_that_fit(section, model, free, measures):
+    taken, needed = fit(plan_for(section, model), "cuda", free)
+    assert taken == measures
+    assert needed <= free
+
+
+def test_where_nothing_fits_the_need_is_told():
+    taken, needed = fit(plan_for("text-to-image"), "cuda", 2 * GB)
+    assert taken == (*OFFLOAD, "fp16-vae")
+    assert needed > 2 * GB
+
+
+MEASURED = """
+import json
+from dataclasses import replace
+import numpy as np
+import lcm_nb
+from lcm_nb.doctor import with_fp16_vae
+from lcm_nb.hub import bring
+from lcm_nb.plans import FP16_VAE, plan_for
+from lcm_nb.sections import load_pipeline
+from lcm_nb.studio import Studio
+names = lcm_nb.checkpoints("style-lora")
+names = replace(names, measures=("slicing", "offload", "fp16-vae"), vae=FP16_VAE.repo)
+folders = bring(with_fp16_vae(plan_for("style-lora").sources))
+pipe = load_pipeline("style-lora", names.moved(folders))
+studio, previews, own = Studio("style-lora", pipe, names), [], {}
+modules = ("text_encoder", "text_encoder_2", "unet", "vae")
+image = studio.generate(seed=1, on_step=lambda step: previews.append(step.preview)).image
+exec(studio.code({"seed": 1}), own)
+print(json.dumps({
+    "hooked": all(hasattr(getattr(pipe, part), "_hf_hook") for part in modules),
+    "upcast": pipe.vae.config.force_upcast,
+    "sliced": pipe.vae.use_slicing,
+    "previews": previews,
+    "code": studio.code({}),
+    "equal": bool((np.asarray(image) == np.asarray(own["image"])).all()),
+}))
+"""
+
+
+def test_all_measures_together_draw_and_show_in_the_code(whole_hub, environment, tmp_path):
+    found = answer(python(MEASURED, environment_of(whole_hub, tmp_path, environment)))
+    assert found["hooked"] and found["sliced"] and found["upcast"] is False
+    assert found["previews"] == [None] * 4  # a preview would swap modules in and out
+    assert found["equal"]
+    got = downloads(whole_hub.log)
+    assert "madebyollin/sdxl-vae-fp16-fix/diffusion_pytorch_model.safetensors" in got
+    assert not any("base-1.0/vae/diffusion" in path for path in got)
+    code = found["code"].splitlines()
+    order = [i for i, line in enumerate(code) for word in ("LCMScheduler.from", "load_lora", "offload") if word in line]
+    assert (
+        order == sorted(order) and ".to(" not in found["code"]
+    )  # the offload comes last, and no module was moved before
