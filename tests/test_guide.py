@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from loopback import COMMIT, Hub
+from nbclient import NotebookClient
 
 from lcm_nb.doctor import fit
 from lcm_nb.plans import PLANS, models, plan_for
 from lcm_nb.recipes import SECTIONS
 
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SIMULATED = Path(__file__).parent / "simulated"
 each_section = pytest.mark.parametrize("section", SECTIONS)
 
@@ -737,3 +740,21 @@ def test_all_measures_together_draw_and_show_in_the_code(whole_hub, environment,
     assert (
         order == sorted(order) and ".to(" not in found["code"]
     )  # the offload comes last, and no module was moved before
+
+
+# -- the notebooks ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One cache for all notebooks, as a reader has it."""
+    return tmp_path_factory.mktemp("reader")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_runs_in_the_guide_profile(path, whole_hub, environment, home):
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env=environment_of(whole_hub, home, environment))
+    first = next(cell for cell in notebook.cells if "lcm_nb.info()" in cell.source)
+    assert re.search("profile'?:? +'?guide", str(first.outputs))
