@@ -38,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
         draw.add_argument(option, dest=name, type=kind, default=spec.default, help=f"{spec.help} ({spec.default})")
     draw.add_argument("--output", type=Path, metavar="FILE.png", help="where to save it (a name made of the prompt)")
     draw.set_defaults(command=_draw)
+
+    stamp = commands.add_parser("stamp", help="write badges and Colab's install line; without options, remove them")
+    stamp.add_argument("--repo", metavar="OWNER/NAME", help="the repository on GitHub")
+    stamp.add_argument("--ref", metavar="TAG", help="the tag, branch or commit to open and install")
+    stamp.set_defaults(command=_stamp)
     return parser
 
 
@@ -60,6 +65,13 @@ def _draw(arguments: argparse.Namespace) -> None:
     result = load(SECTION, profile="mini").generate(**settings)
     print(result.save(path))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+
+
+def _stamp(arguments: argparse.Namespace) -> None:
+    from .stamp import stamp
+
+    changed = stamp(Path.cwd(), arguments.repo, arguments.ref)
+    print(*changed or ["Nothing to change."], sep="\n")
 
 
 if __name__ == "__main__":
