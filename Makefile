@@ -1,4 +1,5 @@
-# `make lab` opens the notebooks; `make test` runs every check that CI runs. Both install what they need first.
+# `make lab` opens the notebooks; `make test` checks the code and runs the notebooks. CI runs `make colab` and
+# `make platforms`, too. All install what they need first.
 
 PYTHON ?= python3
 # Options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -8,10 +9,11 @@ LAB_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+COLAB := .venv-colab
 INSTALLED := $(VENV)/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: lab test format
+.PHONY: lab test colab platforms format
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED)
@@ -30,10 +32,27 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbmake notebooks
 
+# The same code with Colab's versions. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
+colab: export LCM_NB_PROFILE = mini
+colab: export HF_HUB_OFFLINE = 1
+colab: $(COLAB)/.installed
+	$(COLAB)/bin/python -m pytest -m slow tests/test_colab.py
+	$(COLAB)/bin/python -m pytest tests/test_panel.py tests/test_pictures.py tests/test_kernel.py
+	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
+
+# What Binder does with binder/, in a fresh environment; and the memory that each notebook takes.
+platforms: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+$(COLAB)/.installed: tests/colab.txt
+	$(PYTHON) -m venv --clear $(COLAB)
+	$(COLAB)/bin/python -m pip install $(PIP_ARGS) --requirement tests/colab.txt
+	@touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \

@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "pin", help="write down the present commit of every repository, and load these from now on"
     )
     pin.set_defaults(command=_pin)
+
+    stamp = commands.add_parser("stamp", help="write badges and Colab's install line; without options, remove them")
+    stamp.add_argument("--repo", metavar="OWNER/NAME", help="the repository on GitHub")
+    stamp.add_argument("--ref", metavar="TAG", help="the tag, branch or commit to open and install")
+    stamp.set_defaults(command=_stamp)
     return parser
 
 
@@ -104,6 +109,13 @@ def _pin(arguments: argparse.Namespace) -> None:
     for repo, commit in pin().items():
         print(f"{commit}  {repo}")
     print(f"written to {PINS}")
+
+
+def _stamp(arguments: argparse.Namespace) -> None:
+    from .stamp import stamp
+
+    changed = stamp(Path.cwd(), arguments.repo, arguments.ref)
+    print(*changed or ["Nothing to change."], sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import io
 import time
+from importlib.metadata import version
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
+SUBSHELLS = int(version("ipykernel").split(".")[0]) >= 7  # Colab's 6 has none
 SECONDS = 120  # only a failing test waits that long
 CELL = """
 import lcm_nb
@@ -105,7 +107,7 @@ def front_end(environment, tmp_path_factory):
 def test_a_moved_slider_sends_a_new_picture_and_status(front_end, steps, timesteps, in_subshell):
     picture = front_end.find(_model_name="ImageModel", format="png")
     before = front_end.models[picture].get("value", b"")
-    subshell = front_end.new_subshell() if in_subshell else None
+    subshell = front_end.new_subshell() if in_subshell and SUBSHELLS else None
     front_end.move(front_end.find(_model_name="IntSliderModel", description="steps"), steps, subshell)
     status = front_end.wait_for_status(f"{steps} step")
     assert f" {timesteps} - " in status
