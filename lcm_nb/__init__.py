@@ -21,17 +21,20 @@ _HOME = {
 __all__ = ["SECTIONS", *_HOME]
 
 # Lines that every load would print and that ask nothing of the reader: an AutoencoderTiny serves
-# well in SDXL's pipeline, no image processor is used, and the LoRAs are of the UNet alone.
+# well in SDXL's pipeline, no image processor is used, the LoRAs are of the UNet alone, and SDXL's
+# pipeline turns its VAE into float32 to decode.
 _EXPECTED = (
     "Expected types for vae",
     "`CLIPImageProcessor` requires",
     "`SiglipImageProcessor` requires",
     "`Siglip2ImageProcessor` requires",
     "No LoRA keys associated to CLIPTextModel",
+    "There are modules in AutoencoderKL that should be kept in float32: []",
 )
 for _logger in (
     "diffusers.pipelines.pipeline_utils",
     "diffusers.loaders.lora_base",
+    "diffusers.models.modeling_utils",
     "transformers.utils.import_utils",
 ):
     logging.getLogger(_logger).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))

@@ -29,6 +29,8 @@ from .sections import call_arguments, input_image, load_pipeline, plain_code, so
 JSON_CHUNK = "lcm_nb"
 SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
 PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
+# Said by SDXL's own pipeline of itself, whenever it decodes in float16.
+warnings.filterwarnings("ignore", message="`upcast_vae` is deprecated", category=FutureWarning)
 RECORDS = ("settings", "checkpoints", "versions")  # what the JSON chunk holds as dictionaries
 
 

@@ -518,7 +518,7 @@ def rows(section: str, device: str, *, tiny: bool = False) -> list[str]:
     for way, run in ways(section, pipe, device, tiny=tiny).items():
         try:
             size, *numbers = measure(run, device == "cuda", 1 if tiny else REPEATS)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):  # the studio turns the one into the other
             size, *numbers = OUT_OF_MEMORY, *[float("nan")] * 3
         lines.append(f"| {section} | {way} | {size} | " + " | ".join(f"{n:.2f}" for n in (computed, *numbers)) + " |")
     return lines

@@ -180,6 +180,7 @@ MOVES = {
     "guidance_scale": lambda page: slide(page, "guidance", "PageDown"),
     "papercut": lambda page: slide(page, "papercut", "PageDown"),
     "neon": lambda page: slide(page, "neon", "PageUp"),
+    "detect_edges": lambda page: page.locator(".widget-checkbox input").click(),
     "low_threshold": lambda page: slide(page, "canny low", "PageDown"),
     "high_threshold": lambda page: slide(page, "canny high", "PageUp"),
     "controlnet_conditioning_scale": lambda page: slide(page, "control", "PageDown"),
@@ -192,15 +193,25 @@ MOVES = {
 def test_each_control_changes_the_picture(page, folder, tmp_path):
     page.mine = folder / "mine.png"
     shown = picture(page)
-    settings = [name for name in RECIPES[page.section].settings if name != "negative_prompt"]  # which does nothing
+    specs = RECIPES[page.section].settings
+    settings = [name for name, spec in specs.items() if not spec.inert]
     assert set(settings) <= set(MOVES)
-    for name in settings:
+    for name in sorted(settings, key="detect_edges".__eq__):  # without edges the thresholds do nothing
         source, pixels = shown.get_attribute("src"), shown.screenshot()
         MOVES[name](page)
         playwright.expect(shown, name).not_to_have_attribute("src", source)
         status(page).wait_for()
         assert shown.screenshot() != pixels, name
     page.screenshot(path=tmp_path / f"{page.section}.png")
+
+
+def test_a_control_without_effect_is_grey_and_says_why(page):
+    specs = RECIPES[page.section].settings
+    boxes = page.locator(".widget-text", has=page.get_by_text("negative", exact=True)).locator("input")
+    assert boxes.count() == ("negative_prompt" in specs)
+    if boxes.count():
+        assert boxes.is_disabled()
+        playwright.expect(page.get_by_text(specs["negative_prompt"].inert)).to_be_visible()
 
 
 def test_the_line_between_two_pictures_can_be_dragged(page):

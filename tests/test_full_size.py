@@ -4,6 +4,11 @@ import full_size
 import pytest
 import torch
 
+from lcm_nb.plans import FP16_VAE, PLANS
+
+TAKEN = [source for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()]
+SOURCES = {f"{source.repo} ({len(source.weights)})": source for source in TAKEN}
+
 
 @pytest.mark.parametrize(("repo", "component", "width", "published"), full_size.PUBLISHED)
 def test_configurations_have_the_published_sizes(repo, component, width, published):
@@ -13,6 +18,38 @@ def test_configurations_have_the_published_sizes(repo, component, width, publish
 @pytest.mark.parametrize("repo", full_size.LORAS)
 def test_loras_have_the_published_sizes(repo):
     assert 2 * full_size.lora_parameters(repo) == pytest.approx(full_size.LORAS[repo]["bytes"], rel=0.01)
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_plans_count_the_parameters_of_the_published_configurations(source):
+    for stem, numbers in source.weights.items():
+        if source.is_lora:
+            assert numbers == full_size.lora_parameters(source.repo)
+        else:
+            component = stem.partition("/")[0] if "/" in stem else next(iter(full_size.CONFIGS[source.repo]))
+            assert numbers == full_size.parameters(source.repo, component)
+
+
+def test_the_other_vae_has_the_size_of_sdxls():
+    (numbers,) = FP16_VAE.weights.values()
+    assert numbers == full_size.parameters(full_size.SDXL, "vae")
+
+
+TRACED = {
+    "text-to-image": ("text-to-image", "lcm-sdxl"),
+    "text-to-image, LCM-LoRA": ("text-to-image", "lcm-lora-sdxl"),
+    "image-to-image": ("image-to-image", "lcm-dreamshaper-v7"),
+    "image-to-image, LCM-LoRA": ("image-to-image", "lcm-lora-sdv1-5"),
+    "controlnet": ("controlnet", "lcm-dreamshaper-v7"),
+    "t2i-adapter": ("t2i-adapter", "lcm-sdxl"),
+}
+
+
+@pytest.mark.parametrize("shape", TRACED)
+def test_plans_hold_the_traced_memory_of_a_step_and_of_decoding(shape):
+    section, model = TRACED[shape]
+    traced, plan = full_size.peak_activations(shape), PLANS[section][model]
+    assert (plan.step, plan.decode) == pytest.approx((traced["unet step"], traced["vae decode"]), rel=0.05)
 
 
 @pytest.mark.parametrize("repo", full_size.CONFIGS)
