@@ -215,7 +215,7 @@ def _seen(section: str, prompt: str, seed: int, settings: tuple) -> dict[str, st
     return {"subject": found.pop("subjects")[0], **found}
 
 
-@lru_cache
+@lru_cache(maxsize=1)  # memory is short on Binder
 def _studio(section: str = "text-to-image"):
     from .studio import load
 

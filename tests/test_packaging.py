@@ -42,10 +42,10 @@ def instructions(path: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def pins() -> dict[str, str]:
-    """Return distribution -> version of requirements.txt."""
-    pairs = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in instructions("requirements.txt")]
-    assert all(pairs), "requirements.txt holds lines other than name==version"
+def pins(path: str = "requirements.txt") -> dict[str, str]:
+    """Return distribution -> version of a lock."""
+    pairs = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in instructions(path)]
+    assert all(pairs), f"{path} holds lines other than name==version"
     return {canonicalize_name(pair[1]): pair[2] for pair in pairs}
 
 
@@ -80,12 +80,32 @@ def test_declared_ranges_admit_colab():
     assert "jupyterlab" not in ranges, "Colab would be made to install JupyterLab"
 
 
+def test_colabs_corner_has_colabs_versions():
+    """But for torch, see tests/colab.txt."""
+    corner = pins("tests/colab.txt")
+    parts = {name: SpecifierSet(f"=={version}.*") for name, version in COLAB.items() if name != "torch"}
+    assert not {name: corner[name] for name, version in parts.items() if not version.contains(corner[name])}
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"])
+def test_the_ranges_admit_what_colabs_corner_has(line):
+    """Else pip would change it on Colab."""
+    requirement = Requirement(line)
+    assert requirement.specifier.contains(pins("tests/colab.txt")[canonicalize_name(requirement.name)])
+
+
 def test_environment_and_binder_install_from_the_lock():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
     assert pip == ["-r requirements.txt", "-e ."]
     assert instructions("binder/requirements.txt") == [PYTORCH_INDEX, "-r ../requirements.txt"]
     assert "pip install $(PIP_ARGS) --requirement requirements.txt" in (ROOT / "Makefile").read_text()
+
+
+def test_binder_reads_requirements_and_nothing_that_goes_before_them():
+    """A Dockerfile, environment.yml or Pipfile here would make repo2docker ignore the rest."""
+    names = {path.name for path in (ROOT / "binder").iterdir()}
+    assert names == {"overrides.json", "postBuild", "requirements.txt", "runtime.txt"}
 
 
 def test_binder_installs_the_package_itself():
