@@ -7,6 +7,7 @@ PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
@@ -26,11 +27,13 @@ lab: $(INSTALLED)
 # The hygiene of notebooks (nothing stored, structure) is tests/test_hygiene.py.
 test: export LCM_NB_PROFILE = mini
 test: export HF_HUB_OFFLINE = 1
+# One process a core and one thread a process: threads of several processes would wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake notebooks
 
 # The same code with Colab's versions. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
 colab: export LCM_NB_PROFILE = mini

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..images import canny
 from ..judge import Judge
-from ..profiles import mini_checkpoints, resolve_device
+from ..profiles import Checkpoints, mini_checkpoints, resolve_device
 from ..recipes import LORAS, RECIPES
 from ..sections import load_pipeline, styles
 from . import data, evaluate
@@ -98,13 +98,13 @@ def controls(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> 
 
 def loras(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
     """Return, for each style and scale, how often the judge sees the style, and the subject."""
-    pipe = load(section, work)
+    pipe, names = load(section, work), names_of(section, work)
     if unknown := set(LORAS) - set(judge.config.mediums):
         raise ValueError(f"the judge does not know {', '.join(sorted(unknown))}; train it again.")
 
     def at(scales: dict[str, float]) -> dict:
         scenes = [data.styled_scene_at(SEED, i, ", ".join(scales), held_out=True, subjects=1) for i in range(cases)]
-        with styles(section, pipe, dict.fromkeys(LORAS, 0.0) | scales):
+        with styles(section, pipe, names, dict.fromkeys(LORAS, 0.0) | scales):
             pictures = generate(section, pipe, [caption for _, caption in scenes])
         scores, _ = judge_pictures(judge, pictures)
         seen = [judge.config.mediums[i] for i in scores["medium"].argmax(1).tolist()]
@@ -153,7 +153,7 @@ def contact_sheet(section: str, work: Path, count: int) -> Image.Image:
     elif section == "style-lora":
         rows = []
         for scales in ({}, *({style: 1.0} for style in LORAS), dict.fromkeys(LORAS, 0.5)):
-            with styles(section, pipe, dict.fromkeys(LORAS, 0.0) | scales):
+            with styles(section, pipe, names_of(section, work), dict.fromkeys(LORAS, 0.0) | scales):
                 prompts = [", ".join([*scales, caption]) for caption in captions]
                 rows.append(shown(generate(section, pipe, prompts)))
     else:
@@ -164,9 +164,14 @@ def contact_sheet(section: str, work: Path, count: int) -> Image.Image:
     return make_image_grid([picture for row in rows for picture in row], rows=len(rows), cols=count)
 
 
+def names_of(section: str, work: Path) -> Checkpoints:
+    """Return a section's checkpoints in a working folder."""
+    return mini_checkpoints(section, resolve_device(), work)
+
+
 def load(section: str, work: Path):
     """Return a section's pipeline with the checkpoints of a working folder."""
-    pipe = load_pipeline(section, mini_checkpoints(section, resolve_device(), work))
+    pipe = load_pipeline(section, names_of(section, work))
     pipe.set_progress_bar_config(disable=True)
     arrange(pipe, torch.channels_last)
     return pipe
