@@ -587,6 +587,14 @@ def test_after_an_outage_whole_files_are_not_downloaded_again(whole_hub, environ
     assert len(sent(whole_hub, "config.json")) == 1
 
 
+def test_colabs_secret_is_read_on_the_main_thread_and_sent(whole_hub, environment, tmp_path):
+    tokens = set()
+    whole_hub.fail(UNET, lambda handler: tokens.add(handler.headers.get("Authorization")) is not None)
+    done = python(BRING, environment_of(whole_hub, tmp_path, environment, SIMULATE="colab"))
+    assert done.returncode == 0, done.stderr
+    assert tokens == {"Bearer secret-HF_TOKEN"}
+
+
 # -- the terminal -----------------------------------------------------------------------
 
 

@@ -87,6 +87,28 @@ def _gpu_memory_runs_out() -> None:
     once(StableDiffusionXLPipeline, "__call__")
 
 
+def _colab() -> None:
+    """Be Colab with a secret, which only the main thread may ask for."""
+    import builtins
+    import sys
+    import threading
+    from types import ModuleType
+
+    def get(name: str) -> str:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("a secret was asked for beside the main thread")
+        return f"secret {name}".replace(" ", "-")
+
+    userdata, errors = ModuleType("google.colab.userdata"), ModuleType("google.colab.errors")
+    userdata.get, errors.Error = get, type("Error", (Exception,), {})
+    userdata.NotebookAccessError = userdata.SecretNotFoundError = type("Refused", (Exception,), {})
+    colab = ModuleType("google.colab")
+    colab.userdata, colab.errors = userdata, errors
+    names = {"google": ModuleType("google"), "google.colab": colab}
+    sys.modules.update(names | {"google.colab.userdata": userdata, "google.colab.errors": errors})
+    builtins.get_ipython = lambda: "<google.colab._shell.Shell object>"
+
+
 _memory()
 for fault in FAULTS:
     {
@@ -96,4 +118,5 @@ for fault in FAULTS:
         "read-only": _read_only,
         "no-peft": _no_peft,
         "full-gpu": _gpu_memory_runs_out,
+        "colab": _colab,
     }[fault]()
