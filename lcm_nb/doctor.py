@@ -1,5 +1,6 @@
 """Before anything long starts: what a section needs, what there is, what is done to make it fit."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -189,8 +190,9 @@ def _on_cpu(device: str) -> bool:
 
 def _free_memory(device: str) -> int:
     if device.startswith("cuda"):
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        gc.collect()  # what a notebook has let go of may still be held by cycles
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 

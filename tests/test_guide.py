@@ -245,7 +245,11 @@ for part, kind in kinds.items():
     if part in names.parts:
         more = {"subfolder": "unet"} if SECTION == "image-to-image" else {}
         given[part] = getattr(diffusers, kind).from_pretrained(names.parts[part], **more, **names.loading[part])
-pipe = studio.pipe.__class__.from_pretrained(names.base, **given, **names.loading["base"])
+# Offline, 0.39 asks for every file of the repository where the Hub's client (1.33, say) keeps a listing of them.
+if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40):
+    pipe = studio.pipe.__class__.from_pretrained(names.base, **given, **names.loading["base"])
+else:
+    pipe = studio.pipe
 if names.loras:
     pipe.load_lora_weights(names.loras, weight_name="papercut.safetensors", **names.loading["loras"])
 print(json.dumps({"models": found}))

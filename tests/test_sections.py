@@ -1,5 +1,6 @@
 """The guide's other sections: the same pixels as its code, steps that always run, and scales that leave no trace."""
 
+import dataclasses
 import json
 
 import cv2
@@ -269,3 +270,33 @@ def test_the_panel_says_what_will_run_and_never_runs_nothing():
     assert panel.intent.startswith("will run 1 UNet step at timestep 259 (strength raised to 0.25")
     panel.run()
     assert panel.wait(300).settings["strength"] == 0.25
+
+
+# -- what was loaded is what was asked for ------------------------------------------------
+
+
+def test_a_dtype_that_diffusers_ignores_is_noticed(monkeypatch):
+    from lcm_nb.sections import load_pipeline
+
+    names = dataclasses.replace(lcm_nb.checkpoints("text-to-image"), dtype=torch.bfloat16)
+    load_pipeline("text-to-image", names)
+    monkeypatch.setattr("lcm_nb.profiles.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
+    with pytest.raises(RuntimeError, match=r"unet.* came as torch.float32 instead of torch.bfloat16: this diffusers"):
+        load_pipeline("text-to-image", names)
+
+
+# -- maps that are given ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", ["controlnet", "t2i-adapter"])
+def test_a_map_that_is_given_stays_as_it_is(section):
+    given = guide_canny(lcm_nb.example_image(section))
+    result = studio_of(section).generate(image=given, detect_edges=False, seed=2)
+    assert same(result.input_image, given)
+    assert same(result.image, studio_of(section).generate(seed=2).image)  # the studio finds the same edges
+
+
+@pytest.mark.parametrize("value", ["yes", 2, None])
+def test_a_switch_takes_true_and_false(value):
+    with pytest.raises(ValueError, match=r"detect_edges is .*; give True or False"):
+        studio_of("controlnet").generate(detect_edges=value)
