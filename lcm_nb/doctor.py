@@ -1,6 +1,8 @@
 """Before anything long starts: what a section needs, what there is, what is done to make it fit."""
 
 import gc
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -9,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from .hub import SPARE, bring, cache_folder, cached, free_disk, gigabytes
+from .hub import SPARE, absent, bring, cache_folder, cached, free_disk, gigabytes
 from .plans import FP16_VAE, VAE, Plan, Source, plan_for
 from .profiles import Checkpoints, checkpoints, versions
 
@@ -81,8 +83,8 @@ def examine(section: str, device: str | None = None, model: str | None = None) -
     names, sources = replace(names, measures=measures), dict(plan.sources)
     if "fp16-vae" in measures:
         names, sources = replace(names, vae=FP16_VAE.repo), with_fp16_vae(sources)
-    download, disk = sum(source.size for source in sources.values() if not cached(source)), free_disk()
-    problems = _problems(names, needed, free, download, disk)
+    download, disk = sum(map(absent, sources.values())), free_disk()
+    problems = _problems(names, plan, needed, free, download, disk)
     return Report(section, names, plan, sources, needed, free, download, disk, problems)
 
 
@@ -143,7 +145,8 @@ def _needed(plan: Plan, device: str, measures: tuple[str, ...]) -> int:
     vae = (4 if upcast else 2) * VAE
     if "offload" in measures:
         together = sum(2 * numbers.get(name, 0) for name in ("unet", "loras", "controlnet", "adapter"))
-        live = max(together + plan.step, vae + decode, 2 * numbers.get("text_encoder_2", 0))
+        stays = 2 * numbers.get("safety_checker", 0)  # diffusers never moves it off the GPU
+        live = stays + max(together + plan.step, vae + decode, 2 * numbers.get("text_encoder_2", 0))
     else:
         live = 2 * sum(numbers.values()) + max(plan.step, decode + vae - 2 * VAE)
     return int(live * BORROWED + CONTEXT)
@@ -154,12 +157,19 @@ def _upcasts(plan: Plan, device: str, measures: tuple[str, ...]) -> bool:
     return plan.family == "xl" and "fp16-vae" not in measures and not _on_cpu(device)
 
 
-def _problems(names: Checkpoints, needed: int, free: int, download: int, disk: int) -> tuple[str, ...]:
+def _problems(names: Checkpoints, plan: Plan, needed: int, free: int, download: int, disk: int) -> tuple[str, ...]:
     found = []
     if needed > free:
         found.append(
             f"{gigabytes(needed)} of memory are needed, and {_device_name(names.device)} has {gigabytes(free)} free: "
-            "close other programs and kernels that use it, choose a smaller model, or use profile='mini'."
+            "close other programs and kernels that use it, restart this one if it has loaded models before, "
+            "choose a smaller model, or use profile='mini'."
+        )
+    passing, here = 2 * sum(plan.numbers.values()), psutil.virtual_memory().available
+    if not _on_cpu(names.device) and passing > here:
+        found.append(
+            f"The weights pass through this computer's memory: {gigabytes(passing)}, and {gigabytes(here)} are free; "
+            "close other programs, or choose a smaller model."
         )
     if download and download + SPARE > disk:
         found.append(
@@ -190,9 +200,14 @@ def _on_cpu(device: str) -> bool:
 
 def _free_memory(device: str) -> int:
     if device.startswith("cuda"):
+        if (error := getattr(sys, "last_traceback", None)) is not None:
+            traceback.clear_frames(error)  # IPython keeps those of the last error, with all that they hold
         gc.collect()  # what a notebook has let go of may still be held by cycles
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
+        try:
+            torch.cuda.empty_cache()
+            return torch.cuda.mem_get_info(device)[0]
+        except RuntimeError:  # not even room for CUDA's own
+            return 0
     return psutil.virtual_memory().available
 
 

@@ -5,10 +5,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,31 +87,46 @@ def bring(sources: Mapping[str, Source], tell: Callable[[str], None] = print) ->
 
 def cached(source: Source) -> bool:
     """Return whether all weights of a source are on this computer; asks nobody."""
-    names = source.files or source.texts
-    found = (try_to_load_from_cache(source.repo, n, revision=source.revision, repo_type=source.kind) for n in names)
-    return all(isinstance(path, str) for path in found)
+    return all(_in_cache(source, file) for file in source.files or source.texts)
+
+
+def absent(source: Source) -> int:
+    """Return the bytes of a source's weights that are not on this computer; asks nobody."""
+    return sum(size for file, size in source.sizes.items() if not _in_cache(source, file))
+
+
+def _in_cache(source: Source, file: str) -> Path | None:
+    found = try_to_load_from_cache(source.repo, file, revision=source.revision, repo_type=source.kind)
+    return Path(found) if isinstance(found, str) else None
 
 
 def weight_hashes(source: Source, commit: str) -> list[str]:
     """Return the SHA-256 of each weight file that is here, as the cache has it or computed."""
-    paths = [try_to_load_from_cache(source.repo, file, revision=commit) for file in source.files]
-    return [_known_hash(blob) or _sha256(blob) for blob in (Path(p).resolve() for p in paths if isinstance(p, str))]
+    found = [try_to_load_from_cache(source.repo, file, revision=commit) for file in source.files]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    return [known if len(known := _hub_hash(path)) == 64 else _sha256(path) for path in paths]
 
 
-def _known_hash(blob: Path) -> str:
-    """Return the SHA-256 that the Hub gave, which is the name of a large file in the client's cache, else ""."""
-    return blob.name if len(blob.name) == 64 else ""
+def _hub_hash(path: Path) -> str:
+    """Return the hash by which the Hub knows a file in the cache: where its link leads, in one step.
+
+    It is a SHA-256 for a large file, git's name for a small one, and "" in a cache without links. Further
+    links lead into the client's store of what several repositories share, where names are other hashes.
+    """
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return name if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name) else ""
+
+
+@cache
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_hash(path: Path) -> str:
     """Return git's name of a file, by which the Hub and the client's cache know a small one."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free_disk() -> int:
@@ -149,9 +166,7 @@ def _survey(source: Source) -> Survey:
     try:
         with _no_bars():
             files = _call(source, dry_run=True)
-    except OSError as error:  # the Hub's own errors are such, too
-        if not _unreachable(error):
-            raise
+    except OSError as error:  # the Hub's own errors are such, too; whatever it says, a whole copy here will do
         return Survey(_local(source, error=error).name, {})
     absent = set(source.files or source.texts) - {file.filename for file in files}
     if absent:
@@ -202,14 +217,15 @@ def _no_bars():
 def _check_hashes(source: Source, survey: Survey) -> None:
     """Compare new files with the hashes that the Hub gave; the client compares sizes only."""
     for name in survey.missing:
-        link = Path(try_to_load_from_cache(source.repo, name, revision=survey.commit, repo_type=source.kind))
-        blob = link.resolve()
-        compute = {64: _sha256, 40: _git_hash}.get(len(blob.name))
-        if compute and (found := compute(blob)) != blob.name:
-            link.unlink()
-            blob.unlink(missing_ok=True)
+        path = Path(try_to_load_from_cache(source.repo, name, revision=survey.commit, repo_type=source.kind))
+        wanted = _hub_hash(path)
+        compute = {64: _sha256, 40: _git_hash}.get(len(wanted))
+        if compute and (found := compute(path)) != wanted:
+            for file in (path.resolve(), path.parent / os.readlink(path), path):  # the content, and all links to it
+                file.unlink(missing_ok=True)
+            _sha256.cache_clear()
             raise HubError(
-                f"{name} of {source.repo} arrived damaged (hash {found[:10]} instead of {blob.name[:10]}) "
+                f"{name} of {source.repo} arrived damaged (hash {found[:10]} instead of {wanted[:10]}) "
                 "and was deleted; try again, and if it stays so, try another network."
             )
 
@@ -272,9 +288,13 @@ def _status(error: BaseException) -> int:
 def _unreachable(error: BaseException) -> bool:
     """Return whether the network or the Hub failed, rather than the request."""
     chain = _chain(error)
-    if any(isinstance(e, OfflineModeIsEnabled) or 400 <= _status(e) < 500 or _full(e) or _denied(e) for e in chain):
+    if any(isinstance(e, OfflineModeIsEnabled) or _refused(_status(e)) or _full(e) or _denied(e) for e in chain):
         return False
     return any(_status(e) >= 500 or isinstance(e, (HTTPError, ConnectionError, TimeoutError)) for e in chain)
+
+
+def _refused(status: int) -> bool:
+    return 400 <= status < 500 and status not in (408, 429)  # a timeout, and too many requests, pass
 
 
 def _full(error: BaseException) -> bool:
@@ -302,6 +322,10 @@ def explain(error: BaseException, source: Source) -> str:
         return f"The Hub has no repository {repo}, or it is private: look at {page}; for a private one set HF_TOKEN."
     if 401 in statuses or 403 in statuses:
         return f"The Hub refuses access to {repo}: set HF_TOKEN to a valid token, or unset it if it has expired."
+    if 429 in statuses:
+        return (
+            f"The Hub limits requests from this address ({repo}): wait a few minutes, or set HF_TOKEN, and try again."
+        )
     if any(map(_full, chain)):
         return (
             f"The disk is full, at {constants.HF_HUB_CACHE}; free some space, or set HF_HOME to a folder on a "

@@ -130,7 +130,7 @@ def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
     the edges, and nothing is stretched. A picture that fits already is returned as it is.
     """
     width, height = image.size
-    if not (width % multiple or height % multiple) and 0.4 < width * height / side**2 < 2:
+    if not (width % multiple or height % multiple) and 0.4 < width * height / side**2 < 1.8:
         return image
     scale = side / (width * height) ** 0.5
     size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))

@@ -57,7 +57,13 @@ class Source:
     @property
     def size(self) -> int:
         """Return the download in bytes, without the small files."""
-        return sum([*self.weights.values(), *self.unused.values()]) * (2 if self.variant or self.is_lora else 4)
+        return sum(self.sizes.values())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return weight file -> bytes."""
+        numbers, width = [*self.weights.values(), *self.unused.values()], 2 if self.variant or self.is_lora else 4
+        return {file: width * count for file, count in zip(self.files, numbers, strict=True)}
 
     @property
     def revision(self) -> str:

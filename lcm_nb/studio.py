@@ -5,6 +5,7 @@ import functools
 import gc
 import hashlib
 import json
+import re
 import threading
 import time
 import traceback
@@ -28,6 +29,7 @@ from .sections import call_arguments, input_image, load_pipeline, plain_code, so
 
 JSON_CHUNK = "lcm_nb"
 SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
+OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
 PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
 # Said by SDXL's own pipeline of itself, whenever it decodes in float16.
 warnings.filterwarnings("ignore", message="`upcast_vae` is deprecated", category=FutureWarning)
@@ -209,6 +211,8 @@ class Studio:
             try:
                 output = self.pipe(**arguments, generator=generator)
             finally:
+                if self.pipe.vae.dtype != self.checkpoints.dtype:
+                    self.pipe.vae.to(self.checkpoints.dtype)  # SDXL's pipelines leave it in float32 after an error
                 self.pipe.maybe_free_model_hooks()
             seconds = time.perf_counter() - start
         if any(getattr(output, "nsfw_content_detected", None) or ()):
@@ -336,7 +340,9 @@ def _enough_memory(remedy: str):
     """Turn "out of memory" into one sentence, and let go of what the failed work held."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
         traceback.clear_frames(error.__traceback__)
         failed = True
     else:

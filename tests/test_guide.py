@@ -3,6 +3,7 @@
 Each test runs lcm_nb in a process of its own, because the client reads its environment when it is imported.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -460,6 +461,10 @@ FAULTS = {
         "use a repository with .safetensors files",
     ),
     "500, then success": (dict(fail=(f"/api/models/{UNET}", lambda: status(500, times=1))), ""),
+    "too many requests": (
+        dict(fail=(f"/api/models/{UNET}", lambda: status(429))),
+        f"HubError The Hub limits requests from this address .{UNET}.: wait a few minutes, or set HF_TOKEN",
+    ),
     "500 for good": (
         dict(fail=(f"/api/models/{UNET}", lambda: status(500))),
         f"HubError The Hub answers with error 500 for {UNET}; check the connection and try again",
@@ -589,6 +594,42 @@ def test_after_an_outage_whole_files_are_not_downloaded_again(whole_hub, environ
     whole_hub.faults.clear()
     assert python(BRING, env).returncode == 0
     assert len(sent(whole_hub, "config.json")) == 1
+
+
+HASHES = """
+import json
+from pathlib import Path
+from lcm_nb.hub import bring, weight_hashes
+from lcm_nb.plans import plan_for
+source = plan_for("text-to-image").sources["unet"]
+folder = bring({"unet": source})["unet"]
+SHARE
+print(json.dumps(weight_hashes(source, folder.name)))
+"""
+# As the client does with what several repositories share: the blob becomes a link to a file of another name.
+SHARE = """
+(file,) = [folder / name for name in source.files]
+blob, store = file.resolve(), folder.parents[2] / "blobs" / (64 * "e")
+store.parent.mkdir()
+blob.rename(store)
+blob.symlink_to(store)
+bring({"unet": source})
+"""
+
+
+@pytest.mark.parametrize(("share", "simulate"), [("", ""), (SHARE, ""), ("", "no-links")])
+def test_hashes_are_those_of_the_files_in_every_kind_of_cache(share, simulate, whole_hub, environment, tmp_path):
+    wanted = hashlib.sha256((whole_hub.folder / UNET / UNET_FILE).read_bytes()).hexdigest()
+    env = environment_of(whole_hub, tmp_path, environment, SIMULATE=simulate)
+    assert answer(python(HASHES.replace("SHARE", share), env)) == [wanted]
+
+
+def test_a_whole_copy_serves_when_the_hub_refuses(whole_hub, environment, tmp_path):
+    env = environment_of(whole_hub, tmp_path, environment)
+    assert python(BRING, env).returncode == 0
+    whole_hub.fail(f"/{UNET}", status(401, X_Error_Message="Invalid credentials in Authorization header"))
+    done = python(BRING, env)
+    assert done.returncode == 0, done.stderr
 
 
 def test_colabs_secret_is_read_on_the_main_thread_and_sent(whole_hub, environment, tmp_path):

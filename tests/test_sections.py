@@ -281,7 +281,9 @@ def test_a_dtype_that_diffusers_ignores_is_noticed(monkeypatch):
     names = dataclasses.replace(lcm_nb.checkpoints("text-to-image"), dtype=torch.bfloat16)
     load_pipeline("text-to-image", names)
     monkeypatch.setattr("lcm_nb.profiles.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
-    with pytest.raises(RuntimeError, match=r"unet.* came as torch.float32 instead of torch.bfloat16: this diffusers"):
+    with pytest.raises(
+        RuntimeError, match=r"unet came as torch.float16, torch.float32 instead of torch.bfloat16: this diffusers"
+    ):
         load_pipeline("text-to-image", names)
 
 
@@ -300,3 +302,21 @@ def test_a_map_that_is_given_stays_as_it_is(section):
 def test_a_switch_takes_true_and_false(value):
     with pytest.raises(ValueError, match=r"detect_edges is .*; give True or False"):
         studio_of("controlnet").generate(detect_edges=value)
+
+
+# -- memory that runs out -----------------------------------------------------------------
+
+
+def test_after_memory_ran_out_in_the_decoding_the_next_picture_is_right(monkeypatch):
+    """SDXL's pipelines turn the VAE into float32 to decode, and only afterwards back."""
+    studio = studio_of("style-lora")
+    fresh, vae = studio.generate().image, studio.pipe.vae
+
+    def decode(*arguments, **options):
+        vae.to(torch.float64)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError, match="GPU's memory does not suffice. Close other"):
+        patch.setattr(vae, "decode", decode)
+        studio.generate()
+    assert same(studio.generate().image, fresh)

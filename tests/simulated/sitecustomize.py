@@ -62,6 +62,13 @@ def _read_only() -> None:
     builtins.open = guarded(builtins.open, lambda path, mode="r", *rest, **options: set(mode) & set("wxa+"))
 
 
+def _no_links() -> None:
+    """Be a disk without symbolic links: the cache holds plain files."""
+    from huggingface_hub import file_download
+
+    file_download.are_symlinks_supported = lambda *arguments, **options: False
+
+
 def _no_peft() -> None:
     import importlib.util
 
@@ -116,6 +123,7 @@ for fault in FAULTS:
         "full-disk": _disk_fills_up,
         "small-chunks": _small_chunks,
         "read-only": _read_only,
+        "no-links": _no_links,
         "no-peft": _no_peft,
         "full-gpu": _gpu_memory_runs_out,
         "colab": _colab,
