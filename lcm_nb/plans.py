@@ -138,7 +138,7 @@ _DREAMSHAPER_BASE = _base("Lykon/dreamshaper-7", "creativeml-openrail-m", xl=Fal
 _LCM_DREAMSHAPER_WHOLE = _base(_DREAMSHAPER, "mit", xl=False, variant=None, **{_MODEL: 859_602_884})
 _LCM_DREAMSHAPER_UNET = Source(_DREAMSHAPER, "mit", {"unet/diffusion_pytorch_model": 859_602_884})
 _LCM_SDXL = Source("latent-consistency/lcm-sdxl", _OPENRAIL, {_FLAT: 2_567_545_604}, variant="fp16")
-_LCM_SSD = Source("latent-consistency/lcm-ssd-1b", "apache-2.0", {_FLAT: 1_331_416_324}, variant="fp16")
+_LCM_SSD = Source("latent-consistency/lcm-ssd-1b", _OPENRAIL, {_FLAT: 1_331_416_324}, variant="fp16")
 _CANNY = Source("lllyasviel/sd-controlnet-canny", "openrail", {_FLAT: 361_279_120})
 _ADAPTER = Source("TencentARC/t2i-adapter-canny-sdxl-1.0", "apache-2.0", {_FLAT: 79_028_160}, variant="fp16")
 _PAPERCUT = _lora("TheLastBen/Papercut_SDXL", "papercut", 170_229_760, "creativeml-openrail-m")

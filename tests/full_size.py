@@ -138,14 +138,14 @@ EULER = NOISE | {
     "use_karras_sigmas": False,
 }
 PNDM = NOISE | {"set_alpha_to_one": False, "skip_prk_steps": True}
-# These two are as diffusers writes them; the repositories' own files could not be read. They hold no weights.
+# As diffusers writes it; the repository's own file could not be read. It holds no weights.
 DEIS = NOISE | {"algorithm_type": "deis", "prediction_type": "epsilon", "solver_order": 2, "solver_type": "logrho"}
 LCM_SCHEDULER = NOISE | {
     "clip_sample": False,
     "original_inference_steps": 50,
     "prediction_type": "epsilon",
     "set_alpha_to_one": True,
-    "steps_offset": 0,
+    "steps_offset": 1,
     "timestep_spacing": "leading",
 }
 CANNY = {
