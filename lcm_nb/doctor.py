@@ -5,15 +5,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import torch
 
-from .hub import SPARE, absent, bring, cache_folder, cached, free_disk, gigabytes
+from .hub import absent, bring, cache_folder, cached, disk_problem, free_disk, gigabytes
 from .plans import FP16_VAE, VAE, Plan, Source, plan_for
-from .profiles import Checkpoints, checkpoints, versions
+from .profiles import Checkpoints, checkpoints, peft_problem, versions
 
 # What a device needs beside weights and live tensors, an assumption: CUDA's context, and what the
 # allocator and the kernels borrow.
@@ -84,7 +83,7 @@ def examine(section: str, device: str | None = None, model: str | None = None) -
     if "fp16-vae" in measures:
         names, sources = replace(names, vae=FP16_VAE.repo), with_fp16_vae(sources)
     download, disk = sum(map(absent, sources.values())), free_disk()
-    problems = _problems(names, plan, needed, free, download, disk)
+    problems = _problems(names, plan, needed, free, download)
     return Report(section, names, plan, sources, needed, free, download, disk, problems)
 
 
@@ -157,7 +156,7 @@ def _upcasts(plan: Plan, device: str, measures: tuple[str, ...]) -> bool:
     return plan.family == "xl" and "fp16-vae" not in measures and not _on_cpu(device)
 
 
-def _problems(names: Checkpoints, plan: Plan, needed: int, free: int, download: int, disk: int) -> tuple[str, ...]:
+def _problems(names: Checkpoints, plan: Plan, needed: int, free: int, download: int) -> tuple[str, ...]:
     found = []
     if needed > free:
         found.append(
@@ -171,13 +170,7 @@ def _problems(names: Checkpoints, plan: Plan, needed: int, free: int, download: 
             f"The weights pass through this computer's memory: {gigabytes(passing)}, and {gigabytes(here)} are free; "
             "close other programs, or choose a smaller model."
         )
-    if download and download + SPARE > disk:
-        found.append(
-            f"{gigabytes(download)} are to be downloaded, and the disk of {cache_folder()} has {gigabytes(disk)} free: "
-            "free some, or set HF_HOME to a folder on a larger disk and restart."
-        )
-    if (names.loras or names.lcm_lora) and find_spec("peft") is None:
-        found.append("LoRAs need the package peft: `pip install peft`, then restart the kernel.")
+    found += filter(None, (disk_problem(download), peft_problem(names)))
     return tuple(found)
 
 

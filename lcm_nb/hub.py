@@ -78,9 +78,10 @@ def bring(sources: Mapping[str, Source], tell: Callable[[str], None] = print) ->
     if todo:
         names = ", ".join(dict.fromkeys(source.repo for source in todo.values()))
         tell(f"Downloading {gigabytes(total)} to {constants.HF_HUB_CACHE}: {names}")
-        _check_disk(total)
+        if problem := disk_problem(total):
+            raise HubError(problem)
     for part, source in todo.items():
-        _asked(source, lambda source=source: _download(source))
+        _asked(source, lambda source=source: _call(source))
         _check_hashes(source, surveys[part])
     return {part: _local(source, surveys[part].commit) for part, source in sources.items()}
 
@@ -95,15 +96,14 @@ def absent(source: Source) -> int:
     return sum(size for file, size in source.sizes.items() if not _in_cache(source, file))
 
 
-def _in_cache(source: Source, file: str) -> Path | None:
-    found = try_to_load_from_cache(source.repo, file, revision=source.revision, repo_type=source.kind)
+def _in_cache(source: Source, file: str, commit: str | None = None) -> Path | None:
+    found = try_to_load_from_cache(source.repo, file, revision=commit or source.revision, repo_type=source.kind)
     return Path(found) if isinstance(found, str) else None
 
 
 def weight_hashes(source: Source, commit: str) -> list[str]:
     """Return the SHA-256 of each weight file that is here, as the cache has it or computed."""
-    found = [try_to_load_from_cache(source.repo, file, revision=commit) for file in source.files]
-    paths = [Path(path) for path in found if isinstance(path, str)]
+    paths = filter(None, (_in_cache(source, file, commit) for file in source.files))
     return [known if len(known := _hub_hash(path)) == 64 else _sha256(path) for path in paths]
 
 
@@ -133,6 +133,17 @@ def free_disk() -> int:
     """Return the free bytes of the disk that holds the cache."""
     folder = Path(constants.HF_HUB_CACHE)
     return shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
+
+
+def disk_problem(download: int) -> str:
+    """Return in one sentence why so many bytes find no room, "" if they do."""
+    free = free_disk()
+    if not download or download + SPARE <= free:
+        return ""
+    return (
+        f"{gigabytes(download)} are to be downloaded, and the disk of {cache_folder()} has {gigabytes(free)} free: "
+        "free some, or set HF_HOME to a folder on a larger disk and restart."
+    )
 
 
 def pin(path: Path = PINS) -> dict[str, str]:
@@ -183,10 +194,6 @@ def _call(source: Source, **options):
     return snapshot_download(source.repo, allow_patterns=list(source.patterns), **options)
 
 
-def _download(source: Source) -> None:
-    _call(source)
-
-
 def _local(source: Source, commit: str | None = None, error: Exception | None = None) -> Path:
     """Return the folder of the copy on this computer, where it is whole; asks nobody."""
     options = {"revision": commit} if commit else {}
@@ -217,7 +224,7 @@ def _no_bars():
 def _check_hashes(source: Source, survey: Survey) -> None:
     """Compare new files with the hashes that the Hub gave; the client compares sizes only."""
     for name in survey.missing:
-        path = Path(try_to_load_from_cache(source.repo, name, revision=survey.commit, repo_type=source.kind))
+        path = _in_cache(source, name, survey.commit)
         wanted = _hub_hash(path)
         compute = {64: _sha256, 40: _git_hash}.get(len(wanted))
         if compute and (found := compute(path)) != wanted:
@@ -228,15 +235,6 @@ def _check_hashes(source: Source, survey: Survey) -> None:
                 f"{name} of {source.repo} arrived damaged (hash {found[:10]} instead of {wanted[:10]}) "
                 "and was deleted; try again, and if it stays so, try another network."
             )
-
-
-def _check_disk(total: int) -> None:
-    free = free_disk()
-    if total + SPARE > free:
-        raise HubError(
-            f"{gigabytes(total)} are to be downloaded, and {constants.HF_HUB_CACHE} has {gigabytes(free)} free; "
-            "free some, or set HF_HOME to a folder on a larger disk and restart."
-        )
 
 
 def _what_is_there(source: Source, commit: str, absent: list[str]) -> str:

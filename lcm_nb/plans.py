@@ -106,14 +106,13 @@ class Plan:
         return found
 
 
-def _base(repo: str, licence: str, *, xl: bool, variant: str | None, **weights: int) -> Source:
-    """Return what a whole pipeline's repository gives besides the modules that come from elsewhere."""
+def _base(repo: str, licence: str, more: Mapping[str, int], *, xl: bool, variant: str | None = "fp16") -> Source:
+    """Return what a pipeline's repository gives: what all have, and ``more`` weights."""
     numbers = {"vae/diffusion_pytorch_model": VAE, "text_encoder/model": CLIP_L}
     numbers |= {"text_encoder_2/model": CLIP_BIG_G} if xl else {}
-    numbers |= {name.replace("__", "/"): count for name, count in weights.items()}
-    more = ("tokenizer_2/*",) if xl else ("feature_extractor/*",)
+    texts = (*PIPELINE, "tokenizer_2/*" if xl else "feature_extractor/*")
     unused = {"vae_1_0/diffusion_pytorch_model": VAE} if repo == _SDXL_REPO else {}
-    return Source(repo, licence, numbers, (*PIPELINE, *more), variant, unused)
+    return Source(repo, licence, {**numbers, **more}, texts, variant, unused)
 
 
 def _lora(repo: str, name: str, numbers: int, licence: str) -> Source:
@@ -125,18 +124,18 @@ _OPENRAIL, _SDXL_REPO, _SD_REPO = (
     "stabilityai/stable-diffusion-xl-base-1.0",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
 )
-_DREAMSHAPER, _MODEL, _FLAT = "SimianLuo/LCM_Dreamshaper_v7", "unet__diffusion_pytorch_model", "diffusion_pytorch_model"
-_SAFETY = {"safety_checker__model": 303_981_588}
+_DREAMSHAPER, _UNET, _FLAT = "SimianLuo/LCM_Dreamshaper_v7", "unet/diffusion_pytorch_model", "diffusion_pytorch_model"
+_SD_UNET, _SAFETY = {_UNET: 859_520_964}, {"safety_checker/model": 303_981_588}
 
-_SDXL_WITHOUT_UNET = _base(_SDXL_REPO, _OPENRAIL, xl=True, variant="fp16")
-_SDXL_WHOLE = _base(_SDXL_REPO, _OPENRAIL, xl=True, variant="fp16", **{_MODEL: 2_567_463_684})
-_SSD_WITHOUT_UNET = _base("segmind/SSD-1B", "apache-2.0", xl=True, variant="fp16")
-_SSD_WHOLE = _base("segmind/SSD-1B", "apache-2.0", xl=True, variant="fp16", **{_MODEL: 1_331_334_404})
-_SD_WHOLE = _base(_SD_REPO, "creativeml-openrail-m", xl=False, variant="fp16", **{_MODEL: 859_520_964}, **_SAFETY)
-_SD_UNSAFE = _base(_SD_REPO, "creativeml-openrail-m", xl=False, variant="fp16", **{_MODEL: 859_520_964})
-_DREAMSHAPER_BASE = _base("Lykon/dreamshaper-7", "creativeml-openrail-m", xl=False, variant="fp16", **_SAFETY)
-_LCM_DREAMSHAPER_WHOLE = _base(_DREAMSHAPER, "mit", xl=False, variant=None, **{_MODEL: 859_602_884})
-_LCM_DREAMSHAPER_UNET = Source(_DREAMSHAPER, "mit", {"unet/diffusion_pytorch_model": 859_602_884})
+_SDXL_WITHOUT_UNET = _base(_SDXL_REPO, _OPENRAIL, {}, xl=True)
+_SDXL_WHOLE = _base(_SDXL_REPO, _OPENRAIL, {_UNET: 2_567_463_684}, xl=True)
+_SSD_WITHOUT_UNET = _base("segmind/SSD-1B", "apache-2.0", {}, xl=True)
+_SSD_WHOLE = _base("segmind/SSD-1B", "apache-2.0", {_UNET: 1_331_334_404}, xl=True)
+_SD_WHOLE = _base(_SD_REPO, "creativeml-openrail-m", _SD_UNET | _SAFETY, xl=False)
+_SD_UNSAFE = _base(_SD_REPO, "creativeml-openrail-m", _SD_UNET, xl=False)
+_DREAMSHAPER_BASE = _base("Lykon/dreamshaper-7", "creativeml-openrail-m", _SAFETY, xl=False)
+_LCM_DREAMSHAPER_WHOLE = _base(_DREAMSHAPER, "mit", {_UNET: 859_602_884}, xl=False, variant=None)
+_LCM_DREAMSHAPER_UNET = Source(_DREAMSHAPER, "mit", {_UNET: 859_602_884})
 _LCM_SDXL = Source("latent-consistency/lcm-sdxl", _OPENRAIL, {_FLAT: 2_567_545_604}, variant="fp16")
 _LCM_SSD = Source("latent-consistency/lcm-ssd-1b", _OPENRAIL, {_FLAT: 1_331_416_324}, variant="fp16")
 _CANNY = Source("lllyasviel/sd-controlnet-canny", "openrail", {_FLAT: 361_279_120})

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Mapping
@@ -180,6 +181,13 @@ def mini_checkpoints(section: str, device: str, folder: Path = MINI) -> Checkpoi
 def _dtype(device: str) -> torch.dtype:
     """Return float16 for GPUs; CPUs compute it slowly or not at all."""
     return torch.float32 if device.startswith("cpu") else torch.float16
+
+
+def peft_problem(names: Checkpoints) -> str:
+    """Return in one sentence what LoRAs lack here, "" if nothing."""
+    if not (names.loras or names.lcm_lora) or importlib.util.find_spec("peft"):
+        return ""
+    return "LoRAs need the package peft: `pip install peft`, then restart the kernel."
 
 
 def info() -> dict[str, str]:

@@ -64,9 +64,14 @@ def _image(help: str) -> Setting:
 
 _SEED = Setting(0, "start of the random numbers: the same seed gives the same picture", 0, 2**32 - 1, 1)
 _STEPS = Setting(4, "how often the UNet runs; an LCM needs 1 to 8, and its schedule has 50 points", 1, MOST_STEPS, 1, 8)
-_DETECT = Setting(True, "take the picture's edges; off: the picture is a map of edges already", kind="switch")
-_LOW = Setting(100, "gradient at which an edge goes on", 0, 1000, 5, 600)
-_HIGH = Setting(200, "gradient at which an edge starts; not below the low threshold", 0, 1000, 5, 600)
+_EDGES = {
+    "image": _image("whose edges to follow"),
+    "detect_edges": Setting(
+        True, "take the picture's edges; off: the picture is a map of edges already", kind="switch"
+    ),
+    "low_threshold": Setting(100, "gradient at which an edge goes on", 0, 1000, 5, 600),
+    "high_threshold": Setting(200, "gradient at which an edge starts; not below the low threshold", 0, 1000, 5, 600),
+}
 _CLASSIFIER_FREE = Setting(
     1.0,
     "how strongly the prompt pulls; above 1 every step runs the UNet twice, above 2 colours burn out",
@@ -123,10 +128,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             title="ControlNet",
             settings={
                 "prompt": _prompt("the mona lisa"),
-                "image": _image("whose edges to follow"),
-                "detect_edges": _DETECT,
-                "low_threshold": _LOW,
-                "high_threshold": _HIGH,
+                **_EDGES,
                 "num_inference_steps": _STEPS,
                 "guidance_scale": _guidance(7.5),
                 "controlnet_conditioning_scale": Setting(1.0, "how strongly the edges bind", 0.0, 2.0, 0.05),
@@ -146,10 +148,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     optional=True,
                     inert="no effect: a full LCM embeds guidance, and runs nothing that a negative prompt could change",
                 ),
-                "image": _image("whose edges to follow"),
-                "detect_edges": _DETECT,
-                "low_threshold": _LOW,
-                "high_threshold": _HIGH,
+                **_EDGES,
                 "num_inference_steps": _STEPS,
                 "guidance_scale": _guidance(5.0),
                 "adapter_conditioning_scale": Setting(0.8, "how strongly the edges bind", 0.0, 2.0, 0.05),

@@ -122,7 +122,7 @@ def source_image(
     if "image" not in settings:
         return None, ""
     image = _opened(section, names, settings)
-    fitted = image if _is_map(image, pipe, settings) else fit_image(image, **_fit(pipe))
+    fitted = image if _is_map(settings) and _stays(image, pipe) else fit_image(image, **_fit(pipe))
     if fitted.size == image.size:
         return fitted, ""
     was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
@@ -134,10 +134,14 @@ def _opened(section: str, names: Checkpoints, settings: Mapping[str, object]) ->
     return example_image(section, names.profile) if example else read_image(settings["image"])
 
 
-def _is_map(image: Image.Image, pipe: DiffusionPipeline, settings: Mapping[str, object]) -> bool:
-    """Return whether a picture is a map of edges that can stay as it is: scaling breaks thin lines."""
+def _is_map(settings: Mapping[str, object]) -> bool:
+    return settings.get("detect_edges") is False
+
+
+def _stays(image: Image.Image, pipe: DiffusionPipeline) -> bool:
+    """Return whether a map of edges can stay as it is: scaling breaks thin lines."""
     multiple = _fit(pipe)["multiple"]
-    return settings.get("detect_edges") is False and not (image.width % multiple or image.height % multiple)
+    return not (image.width % multiple or image.height % multiple)
 
 
 def _fit(pipe: DiffusionPipeline) -> dict[str, int]:
@@ -272,7 +276,7 @@ def _image_lines(
     source = settings["image"]
     opened = f"example_image({section!r}, {names.profile!r})" if source == EXAMPLE else f"read_image({source!r})"
     fit = ", ".join(f"{name}={value}" for name, value in _fit(pipe).items())
-    as_it_is = _is_map(_opened(section, names, settings), pipe, settings)
+    as_it_is = _is_map(settings) and _stays(_opened(section, names, settings), pipe)
     lines = ["", f"image = {opened}" if as_it_is else f"image = fit_image({opened}, {fit})"]
     if settings.get("detect_edges"):
         low, high = settings["low_threshold"], settings["high_threshold"]

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from .images import encode_image, keep_image
 from .plans import FP16_VAE, plan_for
-from .profiles import Checkpoints, checkpoints, resolve_device, resolve_profile, reuse_memory, versions
+from .profiles import Checkpoints, checkpoints, peft_problem, resolve_device, resolve_profile, reuse_memory, versions
 from .recipes import complete, plan, planned_timesteps, settings_for
 from .sections import call_arguments, input_image, load_pipeline, plain_code, source_image, step_callback, styles
 
@@ -321,18 +321,14 @@ def load(
         names, folders = prepare(section, device, model)
     else:
         names, folders = checkpoints(section, profile, device, model), {}
-    _check_peft(names)
+    if problem := peft_problem(names):
+        raise ImportError(problem)
     reuse_memory()
     remedy = "Close other kernels that use the GPU, choose a smaller model, or use profile='mini'."
     with contextlib.nullcontext() if guide else _no_loading_bars(), _enough_memory(remedy):
         pipe = load_pipeline(section, names.moved(folders))
     pipe.set_progress_bar_config(disable=True)
     return Studio(section, pipe, names)
-
-
-def _check_peft(names: Checkpoints) -> None:
-    if (names.loras or names.lcm_lora) and not diffusers.utils.is_peft_available():
-        raise ImportError("LoRAs need the package peft: `pip install peft`, then restart the kernel.")
 
 
 @contextlib.contextmanager
