@@ -115,7 +115,7 @@ class Optimizer:
         inner = [p for p in self.parameters if id(p) not in apart and p.ndim > 1 and min(p.shape[:2]) > thin]
         chosen = {id(p) for p in [*inner, *eager]}
         rest = [p for p in self.parameters if id(p) not in chosen]
-        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in inner]  # views: they share memory
+        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in inner]  # views
         options = dict(lr=learning_rate, weight_decay=1e-3)
         groups = [{"params": rest, "pace": 1}, *([{"params": list(eager), "pace": self.EAGER}] if eager else [])]
         self.parts = [torch.optim.AdamW(groups, betas=(0.9, 0.99), **options)]
@@ -126,6 +126,7 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Update the parameters by their gradients, then drop these."""
         for parameter, view in self.matrices:
+            view.data = _as_matrix(parameter.detach())  # anew: several processes get other memory after the start
             view.grad = None if parameter.grad is None else _as_matrix(parameter.grad)
         for part in self.parts:
             for group in part.param_groups:
