@@ -5,8 +5,9 @@ one line that begins "Hint", "Not yet" or "Right", and returns whether the answe
 An answer still left at ``None`` or ``...`` gets the hint, so an untouched notebook runs.
 """
 
+import json
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -108,14 +109,18 @@ def recognised(
     return _right(f"{report}.")
 
 
-def lora_size(answer: int | None, *, rank: int, inputs: int, outputs: int) -> bool:
-    """Check how many numbers a LoRA holds for one linear layer (exercise E3.1)."""
+def lora_size(answer: int | None, *, rank: int, inputs: int, outputs: int, kernel_size: int | None = None) -> bool:
+    """Check how many numbers a LoRA holds for one linear layer, or with ``kernel_size`` for one square convolution.
+
+    Exercises E3.1 and E7.1.
+    """
     if _untouched(answer):
         return _hint("a LoRA adds the product of two matrices; count the numbers of both.")
-    truth = _lora_size(rank, inputs, outputs)
+    window = "" if kernel_size is None else f" x {kernel_size} x {kernel_size}"
+    truth = _lora_size(rank, inputs, outputs, kernel_size)
     if answer != truth:
-        return _not_yet(f"{answer!r} is wrong; A is {rank} x {inputs}, and B is {outputs} x {rank}.")
-    return _right(f"{truth:,} numbers, {truth / (inputs * outputs):.1%} of the layer's own.")
+        return _not_yet(f"{answer!r} is wrong; A is {rank} x {inputs}{window}, and B is {outputs} x {rank}.")
+    return _right(f"{truth:,} numbers, {truth / (inputs * outputs * (kernel_size or 1) ** 2):.1%} of the layer's own.")
 
 
 def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
@@ -143,6 +148,125 @@ def control_runs(controlnet: int | None, adapter: int | None, *, pictures: int, 
         if answer != pictures * _control_runs(name, num_inference_steps):
             return _not_yet(f"{answer!r} is wrong for {name}; count its runs in one picture first.")
     return _right(f"{controlnet} against {adapter} runs.")
+
+
+def combined(
+    lcm: float | None, papercut: float | None, *, prompt: str = "papercut, a fox", subject: str = "fox", least: int = 3
+) -> bool:
+    """Check that an LCM-LoRA and a style LoRA, at these weights, show subject and style (exercise E7.2).
+
+    The mini family draws in four steps at guidance 1.0 with the seeds 0 to 3; ``least`` of the
+    pictures must show the judge both.
+    """
+    if _untouched(lcm) or _untouched(papercut):
+        return _hint("start with 1.0 for both, look at the grid above, and change one weight at a time.")
+    try:
+        weights = float(lcm), float(papercut)
+    except (TypeError, ValueError):
+        return _not_yet(f"{lcm!r} and {papercut!r} must be two numbers, e.g. 1.0 and 1.0.")
+    seen = [_seen_combined(prompt, seed, *weights) for seed in range(4)]
+    both = seen.count((subject, "papercut"))
+    report = f"the judge sees a {subject} in papercut in {both} of {len(seen)} pictures"
+    if both < least:
+        styled = sum(medium == "papercut" for _, medium in seen)
+        why = "the style is too weak" if styled < least else f"the {subject} is lost"
+        return _not_yet(f"{report}: {why}.")
+    return _right(f"{report}.")
+
+
+def ddim_step(answer: Callable | None) -> bool:
+    """Check a formula for DDIM's next latent against ``DDIMScheduler`` (exercise E6.1).
+
+    Parameters
+    ----------
+    answer
+        Function of the latent z, its clean prediction, alpha and sigma at z's timestep, and alpha and sigma at
+        the next one. It is given NumPy arrays and numbers, and returns the latent at the next timestep.
+    """
+    hint = "solve z = alpha clean + sigma noise for the noise, and mix it with the clean latent at the next levels."
+    if _untouched(answer):
+        return _hint(hint)
+    z, clean, levels, truth = _ddim_case()
+    try:
+        given = answer(z, clean, *levels)
+        close = given is not ... and np.shape(given) == truth.shape and np.allclose(given, truth, atol=1e-4)
+    except Exception as error:  # the answer is a reader's own code
+        return _not_yet(f"the formula fails: {type(error).__name__}: {error}.")
+    if _untouched(given):
+        return _hint(hint)
+    if np.shape(given) != truth.shape:
+        return _not_yet(f"the result has the shape {np.shape(given)}; a latent has {truth.shape}.")
+    if close:
+        return _right("DDIM uses the noise that it finds in z again; an LCM draws new noise.")
+    if np.allclose(given, levels[2] * clean, atol=1e-4):
+        return _not_yet("the noise is missing; what is left of z when alpha clean is taken away?")
+    if np.allclose(given, levels[2] * clean + levels[3] * z, atol=1e-4):
+        return _not_yet("z itself is not the noise; take alpha clean away, and divide by sigma.")
+    return _not_yet("the latent is another; the next one is alpha_later clean + sigma_later noise.")
+
+
+def overtaken(answer: int | None, *, figure: str, sampler: str = "DDIM", lcm_steps: int = 4) -> bool:
+    """Check at how many steps a sampler is first as good as the LCM in the model card's table (exercise E6.2).
+
+    Parameters
+    ----------
+    answer
+        Smallest measured number of steps of ``sampler``.
+    figure
+        "frechet" (lower is better) or "subject" (higher is better).
+    sampler, lcm_steps
+        What is compared: "DDIM" or "DPM-Solver++", and the LCM's number of steps.
+    """
+    goal = _measured("LCM", figure)[lcm_steps]
+    if _untouched(answer):
+        return _hint(
+            f"the LCM has {goal:.3g} at {lcm_steps} steps; go along the curve of {sampler} until it is as good."
+        )
+    rows, sign = _measured(sampler, figure), 1 if figure == "frechet" else -1
+    if answer not in rows:
+        return _not_yet(f"{answer!r} steps were not measured; {', '.join(map(str, rows))} were.")
+    truth = next((steps for steps, value in rows.items() if sign * value <= sign * goal), None)
+    report = f"{sampler} has {rows[answer]:.3g} at {answer} steps, the LCM {goal:.3g} at {lcm_steps}"
+    if sign * rows[answer] > sign * goal:
+        return _not_yet(f"{report}; {'lower' if sign > 0 else 'higher'} is better.")
+    if answer != truth:
+        return _not_yet(f"{report}; but fewer steps are enough.")
+    return _right(f"{report}.")
+
+
+def distillation_forwards(answer: int | None) -> bool:
+    """Check how many latents pass through UNets for a picture of a distillation's batch (exercise E8.1).
+
+    The truth is counted in one update of a batch of two.
+    """
+    if _untouched(answer):
+        return _hint("three networks; one of them compares with and without the caption.")
+    truth = _distillation_forwards()
+    if answer != truth:
+        return _not_yet(f"{answer!r} is wrong; look at the batches that guided_solver_step and consistency pass on.")
+    return _right(f"{truth} latents a picture, and a gradient for one of them.")
+
+
+def consistency_function(function: Callable) -> bool:
+    """Check ``function(z, velocity, alpha, sigma, t)`` against Eq. 9 at some timesteps (exercise E8.2)."""
+    import torch
+
+    from .schedule import alphas_cumprod, boundary_scalings
+
+    z, velocity = torch.randn(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    for t in (999, 499, 19, 0):
+        alpha = float(alphas_cumprod(zero_terminal_snr=True)[t] ** 0.5)
+        sigma = (1 - alpha**2) ** 0.5
+        found = function(z, velocity, alpha, sigma, t)
+        if _untouched(found):
+            return _hint("the clean latents are alpha z - sigma v; c_skip and c_out mix them with z.")
+        c_skip, c_out = boundary_scalings(t)
+        truth = c_skip * z + c_out * (alpha * z - sigma * velocity)
+        if getattr(found, "shape", None) != z.shape:
+            return _not_yet(f"the result is no tensor of the shape of z, {tuple(z.shape)}.")
+        if not torch.allclose(found.float(), truth, atol=1e-4):
+            return _not_yet(f"at timestep {t} the result is off by {float((found - truth).abs().max()):.2f} at most.")
+    return _right("equal at timesteps 999, 499, 19 and 0, where f returns its input.")
 
 
 def _words(labels: dict[str, str]) -> str:
@@ -187,11 +311,12 @@ def _teacher():
 
 
 @lru_cache
-def _lora_size(rank: int, inputs: int, outputs: int) -> int:
+def _lora_size(rank: int, inputs: int, outputs: int, kernel_size: int | None = None) -> int:
     from peft import LoraConfig, inject_adapter_in_model
     from torch import nn
 
-    layer = inject_adapter_in_model(LoraConfig(r=rank, target_modules=["0"]), nn.Sequential(nn.Linear(inputs, outputs)))
+    plain = nn.Linear(inputs, outputs) if kernel_size is None else nn.Conv2d(inputs, outputs, kernel_size)
+    layer = inject_adapter_in_model(LoraConfig(r=rank, target_modules=["0"]), nn.Sequential(plain))
     return sum(value.numel() for name, value in layer.named_parameters() if "lora_" in name)
 
 
@@ -209,17 +334,88 @@ def _control_runs(section: str, steps: int) -> int:
 
 
 @lru_cache
+def _ddim_case() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], np.ndarray]:
+    """Return a latent, its clean prediction, both noise levels, and DDIM's latent after the second of four steps."""
+    import torch
+    from diffusers import DDIMScheduler
+
+    betas = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler = DDIMScheduler(**betas, prediction_type="sample", clip_sample=False, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    now, later = scheduler.timesteps[1:3]
+    z, clean = torch.randn(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    truth = scheduler.step(clean, now, z).prev_sample
+    shares = (scheduler.alphas_cumprod[t] for t in (now, later))
+    levels = tuple(float(level) for share in shares for level in (share.sqrt(), (1 - share).sqrt()))
+    return z.numpy(), clean.numpy(), levels, truth.numpy()
+
+
+@lru_cache
+def _measured(sampler: str, figure: str) -> dict[int, float]:
+    """Return one figure of the model card's table by number of steps, fewest first."""
+    from .profiles import MINI
+
+    rows = json.loads((MINI / "figures.json").read_text())["table"]
+    return dict(sorted((row["steps"], row[figure]) for row in rows if row["sampler"] == sampler))
+
+
+@lru_cache
 def _seen(section: str, prompt: str, seed: int, settings: tuple) -> dict[str, str]:
     """Return what the judge sees in the mini family's picture, by kind of label."""
     found = _judge().describe(_studio(section).generate(prompt=prompt, seed=seed, **dict(settings)).image)
     return {"subject": found.pop("subjects")[0], **found}
 
 
+@lru_cache
+def _seen_combined(prompt: str, seed: int, lcm: float, papercut: float) -> tuple[str, str]:
+    """Return subject and medium that the judge sees with both LoRAs at these weights."""
+    import torch
+
+    pipe = _two_loras()
+    pipe.set_adapters(["lcm", "papercut"], adapter_weights=[lcm, papercut])
+    options = dict(num_inference_steps=4, guidance_scale=1.0, generator=torch.Generator().manual_seed(seed))
+    found = _judge().describe(pipe(prompt, **options).images[0])
+    return found["subjects"][0], found["medium"]
+
+
+@lru_cache
+def _two_loras():
+    """Return the mini LCM-LoRA's pipeline with the style LoRA that was made for the same base."""
+    import warnings
+
+    pipe, names = (studio := _studio(model="lcm-lora-sdv1-5")).pipe, studio.checkpoints
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two are the point
+        style = dict(weight_name="papercut.safetensors", adapter_name="papercut")
+        pipe.load_lora_weights(names.loras, **style, **names.loading["loras"])
+    return pipe
+
+
+@lru_cache
+def _distillation_forwards() -> int:
+    """Return the latents that pass through all UNets in one update, for each picture of its batch."""
+    from pathlib import Path
+
+    from .training import own
+    from .training.loop import Settings
+
+    accelerator, sizes, count = own.make_accelerator(), [], 2
+    base, teacher = own.load_teacher(accelerator.device)
+    student = own.new_student(teacher)
+    hook = student.register_forward_pre_hook(lambda unet, arguments: sizes.append(len(arguments[0])))  # copied, too
+    other = teacher.unet.register_forward_pre_hook(lambda unet, arguments: sizes.append(len(arguments[0])))
+    settings = Settings(Path("."), steps=1, batch_size=count)
+    list(own.distil(student, teacher, own.Shard(base.tokenizer), settings, accelerator))
+    hook.remove()
+    other.remove()
+    return sum(sizes) // count
+
+
 @lru_cache(maxsize=1)  # memory is short on Binder
-def _studio(section: str = "text-to-image"):
+def _studio(section: str = "text-to-image", model: str | None = None):
     from .studio import load
 
-    return load(section, "mini", "cpu")
+    return load(section, "mini", "cpu", model)
 
 
 @lru_cache

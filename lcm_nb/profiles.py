@@ -18,6 +18,7 @@ from .recipes import LORAS, recipe_for
 PARTS = ("base", "unet", "controlnet", "adapter", "vae", "lcm_lora", "loras")
 PROFILES = ("mini", "guide")
 MINI = Path(__file__).parent / "mini"
+MINI_LCM_LORA, MINI_LORA_PARTS = "lcm-lora-sdv1-5", {"base": "sd", "lcm_lora": "lcm-lora", "loras": "sd-loras"}
 # diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
 _NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
 DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
@@ -138,7 +139,8 @@ def checkpoints(
     profile, device
         As in :func:`lcm_nb.load`.
     model
-        One of ``lcm_nb.plans.models(section)``; default: the guide's. The mini family has the guide's alone.
+        One of ``lcm_nb.plans.models(section)``; default: the guide's. The mini family has the guide's and,
+        where a section has it, "lcm-lora-sdv1-5".
 
     Raises
     ------
@@ -150,9 +152,9 @@ def checkpoints(
     profile, device = resolve_profile(profile), resolve_device(device)
     if profile == "guide":
         return _guide_checkpoints(plan, device, model)
-    if model != models(section)[0]:
+    if model not in (models(section)[0], MINI_LCM_LORA):
         raise ValueError(f"The mini profile has no {model!r}; use profile='guide' for it, or leave model out.")
-    return mini_checkpoints(section, device)
+    return mini_checkpoints(section, device, model=model)
 
 
 def _guide_checkpoints(plan: Plan, device: str, model: str) -> Checkpoints:
@@ -170,12 +172,16 @@ def _guide_checkpoints(plan: Plan, device: str, model: str) -> Checkpoints:
     )
 
 
-def mini_checkpoints(section: str, device: str, folder: Path = MINI) -> Checkpoints:
+def mini_checkpoints(section: str, device: str, folder: Path = MINI, *, model: str | None = None) -> Checkpoints:
     """Return a section's checkpoints in a folder that is laid out like the one that ships."""
-    names = {name: str(folder / part) for name, part in recipe_for(section).mini.items()}
-    styles = LORAS if "loras" in names else ()
-    more = dict(dtype=_dtype(device), device=device, profile="mini", model=models(section)[0], styles=styles)
-    return Checkpoints(**names, **more)
+    parts, first = dict(recipe_for(section).mini), models(section)[0]
+    if model == MINI_LCM_LORA:  # on SD's own UNet; the style that fits it is there for plain code
+        parts = {name: part for name, part in parts.items() if name in ("controlnet", "adapter")} | MINI_LORA_PARTS
+    names = {name: str(folder / part) for name, part in parts.items()}
+    styles = LORAS if section == "style-lora" else ()
+    return Checkpoints(
+        **names, dtype=_dtype(device), device=device, profile="mini", model=model or first, styles=styles
+    )
 
 
 def _dtype(device: str) -> torch.dtype:

@@ -275,9 +275,10 @@ def planned_timesteps(settings: Mapping[str, object]) -> list[int]:
     An LCM's schedule has 50 points, 20 timesteps apart; ``num_inference_steps`` of them are
     taken. With ``strength`` the last ``int(num_inference_steps * strength)`` of these run.
     """
+    from .schedule import timesteps  # imports NumPy, which reading recipes need not wait for
+
     steps = settings["num_inference_steps"]
-    timesteps = [999 - 20 * (i * 50 // steps) for i in range(steps)]
-    return timesteps[steps - int(steps * settings.get("strength", 1.0)) :]
+    return timesteps(steps).tolist()[steps - int(steps * settings.get("strength", 1.0)) :]
 
 
 def plan(settings: Mapping[str, object]) -> tuple[dict[str, object], str]:

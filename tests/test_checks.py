@@ -10,6 +10,8 @@ UNTOUCHED = [
     lambda: checks.evaluations(None, None),
     lambda: checks.evaluations(4, None),
     lambda: checks.recognised(None, subject="fox"),
+    lambda: checks.lora_size(None, rank=16, inputs=96, outputs=128, kernel_size=3),
+    lambda: checks.combined(None, 1.0),
 ]
 
 
@@ -64,3 +66,88 @@ def test_a_picture_of_something_else_is_turned_down(capsys):
 def test_a_picture_of_what_is_wanted_is_taken(capsys):
     assert checks.recognised("a penguin in the snow", background="snow", seeds=(0, 1), least=1) is True
     assert "in 2 of 2 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "answer", "right"),
+    [(None, 16 * (96 + 128), True), (3, 16 * (96 * 9 + 128), True), (3, 16 * (96 + 128) * 9, False)],
+)
+def test_the_numbers_of_a_lora_are_counted(kernel_size, answer, right, capsys):
+    assert checks.lora_size(answer, rank=16, inputs=96, outputs=128, kernel_size=kernel_size) is right
+    assert capsys.readouterr().out.startswith("Right: " if right else "Not yet: ")
+
+
+def test_two_loras_must_show_subject_and_style(capsys):
+    assert checks.combined("much", 1.0) is False
+    assert checks.combined(1.0, 0.0) is False
+    assert "the style is too weak" in capsys.readouterr().out
+    assert checks.combined(1.0, 1.0) is True
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda z, clean, a, s, a2, s2: a2 * clean, "the noise is missing"),
+        (lambda z, clean, a, s, a2, s2: a2 * clean + s2 * z, "z itself is not the noise"),
+        (lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - clean), "the latent is another"),
+        (lambda z, clean, a, s, a2, s2: a2, "the shape ()"),
+        (lambda z, clean: z, "TypeError"),
+        (7, "TypeError"),
+    ],
+)
+def test_a_wrong_step_of_ddim_is_turned_down_with_the_reason(answer, why, capsys):
+    assert checks.ddim_step(answer) is False
+    told = capsys.readouterr().out
+    assert told.startswith("Not yet: ")
+    assert why in told
+
+
+def test_the_right_step_of_ddim_is_taken(capsys):
+    assert checks.ddim_step(lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - a * clean) / s) is True
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+TABLE = {"LCM": {4: 10.0}, "DDIM": {2: 30.0, 4: 12.0, 8: 10.0, 25: 9.0}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "figure", "why"),
+    [
+        (8, "frechet", "Right: "),
+        (4, "frechet", "lower is better"),
+        (25, "frechet", "fewer steps are enough"),
+        (3, "frechet", "3 steps were not measured; 2, 4, 8, 25 were"),
+        (2, "subject", "Right: "),
+        (25, "subject", "higher is better"),
+    ],
+)
+def test_where_ddim_overtakes_is_read_from_the_table(answer, figure, why, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "_measured", lambda sampler, figure: TABLE[sampler])
+    assert checks.overtaken(answer, figure=figure) is why.startswith("Right")
+    assert why in capsys.readouterr().out
+
+
+def test_the_table_that_ships_is_read():
+    assert list(checks._measured("DDIM", "subject"))[:2] == [1, 2]
+
+
+def test_distillation_forwards_are_counted(capsys):
+    assert not checks.distillation_forwards(None)
+    assert not checks.distillation_forwards(3)
+    assert checks.distillation_forwards(4)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Hint", "Not yet", "Right"]
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (lambda z, v, alpha, sigma, t: None, "Hint"),
+        (lambda z, v, alpha, sigma, t: alpha * z - sigma * v, "Not yet: at timestep 0"),
+        (lambda z, v, alpha, sigma, t: (alpha * z - sigma * v).mean(), "Not yet: the result is no tensor"),
+        (lambda z, v, alpha, sigma, t: alpha * z + sigma * v, "Not yet: at timestep 999"),
+    ],
+)
+def test_a_wrong_consistency_function_is_told_where(function, word, capsys):
+    assert not checks.consistency_function(function)
+    assert capsys.readouterr().out.startswith(word)

@@ -206,9 +206,21 @@ def test_a_wrong_profile_in_the_environment_is_refused(monkeypatch):
         lcm_nb.load(SECTION)
 
 
-def test_the_mini_profile_has_the_guides_model_alone():
+def test_the_mini_profile_says_which_models_it_has_not():
     with pytest.raises(ValueError, match="mini profile has no 'lcm-lora-sdxl'; use profile='guide'"):
         lcm_nb.load(SECTION, model="lcm-lora-sdxl")
+
+
+def test_with_the_mini_lcm_lora_guidance_is_classifier_free():
+    """Above 1 the UNet gets two latents a step, and a negative prompt acts; at 1 neither."""
+    studio, batches = lcm_nb.load(SECTION, "mini", model="lcm-lora-sdv1-5"), []
+    studio.pipe.unet.register_forward_pre_hook(lambda unet, arguments: batches.append(len(arguments[0])))
+    given = dict(prompt="a cute fox", num_inference_steps=2, seed=3)
+    plain = [studio.generate(guidance_scale=g, **given).image.tobytes() for g in (1.0, 1.5)]
+    told = [studio.generate(guidance_scale=g, negative_prompt="meadow", **given).image.tobytes() for g in (1.0, 1.5)]
+    assert batches == [1, 1, 2, 2, 1, 1, 2, 2]
+    assert plain[0] == told[0] and plain[1] != told[1]
+    assert "load_lora_weights" in studio.code(given)
 
 
 # -- steps, previews, stopping ---------------------------------------------------------
@@ -365,6 +377,9 @@ def test_weights_are_half_precision_safetensors():
     for path in weights:
         with safe_open(path, "pt") as file:
             kinds = {file.get_slice(name).get_dtype() for name in file.keys()}
+        if path.parent.name == "shard":
+            assert kinds == {"I8", "F32"}  # latents, and their scale
+            continue
         whole_numbers = {"I64"}  # position ids, batch counts
         assert "F16" in kinds and kinds <= {"F16"} | whole_numbers, path
     pickles = [path for path in MINI.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]

@@ -17,8 +17,8 @@ from torch import nn
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
 
 from lcm_nb.judge import Judge
-from lcm_nb.profiles import DTYPE_ARGUMENT
-from lcm_nb.training import card, data, distill, evaluate, loop, lora, scenes, sections, ship, teacher, text
+from lcm_nb.profiles import DTYPE_ARGUMENT, MINI
+from lcm_nb.training import card, data, distill, evaluate, loop, lora, own, scenes, sections, ship, teacher, text
 from lcm_nb.training import judge as judging
 from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.styles import STYLES
@@ -134,7 +134,7 @@ def test_without_npm_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 def test_the_boundary_condition_holds_at_zero_and_matches_the_scheduler():
-    c_skip, c_out = distill.boundary_scalings(torch.tensor([0, 19, 999]))
+    c_skip, c_out = distill.boundary_scalings(torch.tensor([0.0, 19.0, 999.0]))
     assert (c_skip[0].item(), c_out[0].item()) == (1.0, 0.0)
     scheduler = LCMScheduler.from_config(teacher.SCHEDULE)
     for i, t in enumerate((0, 19, 999)):
@@ -186,9 +186,10 @@ def test_a_new_student_is_its_teacher_whatever_the_guidance(unet):
 def test_the_consistency_function_at_zero_is_the_identity(pipe):
     z, condition = inputs()
     module = distill.Distillation(teacher.Teacher(pipe))
-    w = distill.embed_w(torch.tensor([3.0, 7.0]))
-    assert torch.equal(module.consistency(module.student, z, torch.zeros(2, dtype=torch.long), w, condition), z)
-    elsewhere = module.consistency(module.student, z, torch.full((2,), 499), w, condition)
+    w, schedule = torch.tensor([3.0, 7.0]), module.teacher.schedule
+    zero = torch.zeros(2, dtype=torch.long)
+    assert torch.equal(distill.consistency(module.student, schedule, z, zero, condition, w), z)
+    elsewhere = distill.consistency(module.student, schedule, z, torch.full((2,), 499), condition, w)
     assert not torch.allclose(elsewhere, z, atol=0.1)
 
 
@@ -197,7 +198,7 @@ def test_the_target_follows_the_student_slowly(pipe):
     module = distill.Distillation(teacher.Teacher(pipe))
     before = module.target.conv_in.weight.clone()
     module.student.conv_in.weight.add_(1.0)
-    module.update_target(decay=0.75)
+    distill.update_target(module.target, module.student, decay=0.75)
     torch.testing.assert_close(module.target.conv_in.weight, before + 0.25)
 
 
@@ -260,11 +261,17 @@ class FakeTeacher(nn.Module):
         return SimpleNamespace(sample=torch.where(told[:, None, None, None], 2 * z, -z))
 
 
+def test_timesteps_are_pairs_of_the_solvers_points():
+    t, t_next = distill.sample_timesteps(500, torch.Generator().manual_seed(0))
+    assert set(t.tolist()) == set(range(19, 1000, 20))
+    assert torch.equal(t_next, (t - 20).clamp(min=0))
+    w = distill.sample_w(500, torch.Generator().manual_seed(0))
+    assert 0 <= w.min() < 0.5 and 12.5 < w.max() < 13
+
+
 @pytest.mark.parametrize("w", [0.0, 7.0])
-def test_the_guided_solver_step_is_that_of_the_paper(monkeypatch, w):
-    monkeypatch.setattr(distill, "student_of", lambda unet: nn.Linear(1, 1))
-    monkeypatch.setattr(distill, "use_fast_attention", lambda *models: None)
-    module = distill.Distillation(FakeTeacher())
+def test_the_guided_solver_step_is_that_of_the_paper(w):
+    fake = FakeTeacher()
     z, _ = inputs(2)
     t, t_next = torch.tensor([999, 499]), torch.tensor([979, 479])
     added = dict(text_embeds=torch.ones(2, 3), time_ids=torch.zeros(2, 6))
@@ -273,10 +280,10 @@ def test_the_guided_solver_step_is_that_of_the_paper(monkeypatch, w):
         encoder_hidden_states=torch.zeros(2, 4, 3),
         added_cond_kwargs=dict(text_embeds=torch.zeros(2, 3), time_ids=torch.zeros(2, 6)),
     )
-    found = module.guided_solver_step(z, t, t_next, torch.full((2,), w), condition, nothing)
+    found = distill.guided_solver_step(fake, z, t, t_next, torch.full((2,), w), condition, nothing)
 
     def psi(velocity):  # what one DDIM step adds
-        return module.schedule.ddim_step(*module.schedule.clean_and_noise(z, t, velocity), t_next) - z
+        return fake.schedule.ddim_step(*fake.schedule.clean_and_noise(z, t, velocity), t_next) - z
 
     torch.testing.assert_close(found, z + (1 + w) * psi(2 * z) - w * psi(-z))
 
@@ -285,29 +292,26 @@ def test_the_student_aims_at_the_target_one_solver_step_nearer_to_the_picture(mo
     """Eq. 16: the student at t_{n+k}, the target at t_n, both told the same w; the solver gets it in its unit."""
     module = distill.Distillation.__new__(distill.Distillation)
     nn.Module.__init__(module)
-    module.schedule, module.student, module.target = teacher.Schedule(), "student", "target"
-    module.teacher = SimpleNamespace(condition=lambda ids, keep: {"keep": keep})
-    asked = []
+    module.student, module.target = "student", "target"
+    module.teacher = SimpleNamespace(condition=lambda ids, keep: {"keep": keep}, schedule=teacher.Schedule())
+    asked, strengths = [], []
 
-    def consistency(unet, z, t, w_embedding, condition):
-        asked.append((unet, t.tolist(), w_embedding))
+    def consistency(unet, schedule, z, t, condition, w):
+        asked.append((unet, t.tolist(), w))
         return z
 
-    module.consistency = consistency
-    strengths = []
-
-    def guided_solver_step(z, t, t_next, w, condition, nothing):
+    def guided_solver_step(teacher, z, t, t_next, w, condition, nothing):
         strengths.append(w)
         return z + 1
 
-    module.guided_solver_step = guided_solver_step
-    latents = torch.zeros(2, 4, 4, 4)
-    index = torch.tensor([0, 49])
-    loss = module(latents, torch.zeros(2, 5), torch.zeros_like(latents), index, torch.tensor([0.0, 13.0]))
+    monkeypatch.setattr(distill, "consistency", consistency)
+    monkeypatch.setattr(distill, "guided_solver_step", guided_solver_step)
+    latents, w = torch.zeros(2, 4, 4, 4), torch.tensor([0.0, 13.0])
+    t, t_next = torch.tensor([19, 999]), torch.tensor([0, 979])
+    loss = module(latents, torch.zeros(2, 5), torch.zeros_like(latents), t, t_next, w)
     assert [(unet, t) for unet, t, _ in asked] == [("target", [0, 979]), ("student", [19, 999])]
-    assert torch.equal(asked[0][2], asked[1][2])
-    torch.testing.assert_close(strengths[0], torch.tensor([0.0, 13.0]) * distill.W_UNIT)
-    assert torch.equal(asked[0][2], distill.embed_w(torch.tensor([0.0, 13.0])))
+    assert torch.equal(asked[0][2], w) and torch.equal(asked[1][2], w)
+    torch.testing.assert_close(strengths[0], w * distill.W_UNIT)
     assert loss.item() == pytest.approx(1.0, abs=2e-3)
 
 
@@ -488,6 +492,8 @@ def work(tmp_path_factory, environment):
         patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
         for name in STAGES:
             stage(name, work)
+            if name == "lora":
+                stage("lora", work, "--family=sd")
             if name == "distill":
                 stage("teacher", work, "--family=sd")
                 stage("distill", work, "--family=sd")
@@ -496,11 +502,13 @@ def work(tmp_path_factory, environment):
 
 def test_stages_come_in_the_order_in_which_they_need_each_other():
     first = ["data", "geometry", "autoencoder", "teacher", "distill"]
-    assert list(STAGES) == [*first, "controlnet", "adapter", "lora", "judge", "evaluate", "ship"]
+    later = ["controlnet", "adapter", "lora", "lcm_lora", "judge", "budgets", "evaluate", "ship", "own"]
+    assert list(STAGES) == [*first, *later]
 
 
 @pytest.mark.parametrize(
-    "name", ["geometry", "autoencoder", "teacher", "distill", "controlnet", "adapter", "lora", "evaluate", "ship"]
+    "name",
+    ["geometry", "autoencoder", "teacher", "distill", "controlnet", "adapter", "lora", "lcm_lora", "evaluate", "ship"],
 )
 def test_a_stage_without_what_it_needs_says_what_to_run(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"is missing: run `python -m lcm_nb\.training [\w -]+` first"):
@@ -597,6 +605,68 @@ def test_two_processes_train_as_one(work, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     state = json.loads((copy / "distill" / "state.json").read_text())
     assert (state["step"], state["samples"]) == (2, 8)
+
+
+def test_the_optimizer_follows_parameters_to_other_memory():
+    """Where several processes train, accelerate moves the parameters after the optimizer has seen them."""
+    layer = torch.nn.Linear(32, 32)
+    optimizer = loop.Optimizer(layer, 1e-2)
+    for parameter in layer.parameters():
+        parameter.data, parameter.grad = parameter.data.clone(), torch.randn_like(parameter)
+    before = {name: value.detach().clone() for name, value in layer.named_parameters()}
+    optimizer.step(1e-2)
+    for name, value in layer.named_parameters():
+        assert (value != before[name]).float().mean() > 0.9, name
+
+
+def test_two_processes_distil_as_one_with_the_double_batch(tmp_path):
+    """Notebook 08's loop: the same loss curve and the same way through the weights, but for bfloat16's rounding."""
+    several = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *several, "-m", "lcm_nb.training"]
+    runs = {"one": [sys.executable, "-m", "lcm_nb.training"], "two": launch}
+    start = UNet2DConditionModel.from_pretrained(MINI / "sd" / "unet").state_dict()
+    losses, ways = {}, {}
+    for name, command in runs.items():
+        size = 8 if name == "one" else 4
+        options = ["own", "--steps=8", f"--batch-size={size}", f"--work={tmp_path / name}"]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / name / "own" / "losses.jsonl").read_text().splitlines()
+        losses[name] = np.array([json.loads(line)["loss"] for line in lines])
+        end = UNet2DConditionModel.from_pretrained(tmp_path / name / "own" / "unet").state_dict()
+        ways[name] = torch.cat([(end[key].float() - value.float()).flatten() for key, value in start.items()])
+    assert losses["one"].std() > 0.15 * losses["one"].mean(), "the batches differ from one another"
+    assert losses["two"][0] == pytest.approx(losses["one"][0], rel=1e-4)
+    np.testing.assert_allclose(losses["two"], losses["one"], rtol=0.08)
+    assert torch.nn.functional.cosine_similarity(ways["one"], ways["two"], dim=0) > 0.9
+
+
+def test_the_shard_holds_the_first_latents(work):
+    latents, captions = own.load_shard(work)
+    exact = teacher.encode_pictures(work, torch.device("cpu")).float()
+    assert latents.shape == exact.shape == (len(captions), 8, 16, 16)
+    assert captions == data.captions(work)
+    assert float((latents - exact).square().mean().sqrt()) < 0.02 * float(exact.std())
+
+
+def test_each_variant_is_what_it_says(work):
+    """Losses of the first update, where all start alike, and of the second."""
+    base, frozen = own.load_teacher(folder=work)
+    shard, accelerator = own.Shard(base.tokenizer, work), loop.make_accelerator()
+    settings = loop.Settings(work, steps=3, batch_size=4, learning_rate=1e-3)
+    runs = {}
+    for name, variant in own.VARIANTS.items():
+        torch.manual_seed(0)
+        runs[name] = list(own.distil(own.new_student(frozen), frozen, shard, settings, accelerator, variant))
+    whole, none, skip, fixed = runs.values()
+    assert whole[0] == none[0], "student and target start alike"
+    assert whole[1] != none[1]
+    assert len({whole[0], skip[0], fixed[0]}) == 3, "the solver's steps differ"
+
+
+def test_a_budget_ends_by_steps_or_by_minutes():
+    assert list(own.budget(steps=4)) == [0.0, 0.25, 0.5, 0.75]
+    assert list(own.budget(minutes=1e-9)) == []
 
 
 def test_resume_on_the_command_line_continues_a_stage(work, tmp_path):

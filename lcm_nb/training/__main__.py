@@ -2,8 +2,8 @@
 
 Stages build on each other in the order data, autoencoder, teacher, distill; geometry
 needs only the data (its minutes count for each shape of latents), the judge only the
-icons; evaluate needs all, and ship puts the result into the package.
-Everything lives in one working folder.
+icons; evaluate needs all, and ship puts the result into the package. Own distils from
+what the package ships. Everything lives in one working folder.
 """
 
 import argparse
@@ -27,12 +27,15 @@ STAGES = {
     "controlnet": dict(minutes=52, batch_size=32, learning_rate=5e-4),
     "adapter": dict(minutes=58, batch_size=32, learning_rate=5e-4),
     "lora": dict(minutes=20, batch_size=16, learning_rate=3e-3),
+    "lcm_lora": dict(minutes=25, batch_size=32, learning_rate=5e-4, family="sd"),
     "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
+    "budgets": dict(batch_size=32, learning_rate=3e-4, family="sd"),
     "evaluate": dict(),
     "ship": dict(),
+    "own": dict(minutes=10, batch_size=32, learning_rate=3e-4, family="sd"),
 }
 # what is different for the SD family, which starts from trained weights
-SD = {"teacher": dict(minutes=40, learning_rate=5e-4)}
+SD = {"teacher": dict(minutes=40, learning_rate=5e-4), "lora": dict(minutes=15)}
 # sizes that only prove that a stage runs
 SMOKE = {
     "data": dict(steps=96),
@@ -43,9 +46,12 @@ SMOKE = {
     "controlnet": dict(steps=2, minutes=math.inf, batch_size=2),
     "adapter": dict(steps=2, minutes=math.inf, batch_size=2),
     "lora": dict(steps=2, minutes=math.inf, batch_size=2),
+    "lcm_lora": dict(steps=2, minutes=math.inf, batch_size=2),
     "judge": dict(steps=3, minutes=math.inf, batch_size=8),
+    "budgets": dict(batch_size=2),
     "evaluate": dict(),
     "ship": dict(),
+    "own": dict(steps=2, minutes=math.inf, batch_size=2),
 }
 
 

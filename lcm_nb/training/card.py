@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..recipes import LORAS
 from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
+from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
 from .scenes import CANVAS
-from .ship import GOAL_MB
+from .ship import GOALS_MB
 from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 
 # figure -> goal and least to accept, for LCM at 4 steps on held-out captions
@@ -24,7 +25,14 @@ TARGETS = {
 def write(folder: Path, figures: dict) -> Path:
     """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
     parts = [HEADER, _contents(), _targets(figures), _sheet(figures), _samplers(figures), _speed(figures)]
-    parts += [_guidance(figures), *_sections(figures["sections"]), _geometry(figures), _training(figures), FOOTER]
+    parts += [
+        _guidance(figures),
+        *_sections(figures["sections"]),
+        _own(figures["own"]),
+        _geometry(figures),
+        _training(figures),
+        FOOTER,
+    ]
     path = folder / "MODEL_CARD.md"
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
     return path
@@ -67,12 +75,12 @@ def _targets(figures: dict) -> str:
     lcm, last = find(figures, "LCM", 4), _slowest(figures)
     judged = [[name, lcm[name], goal, least, _percent] for name, (goal, least) in TARGETS.items()]
     gap = max(last[name] - lcm[name] for name in TARGETS if name != "both")
-    real = figures["real"]
+    real, sizes = figures["real"], figures["megabytes"]
     upper = [
         ["largest loss against the teacher", gap, 0.03, 0.06, _points],
         ["seconds a picture", lcm["seconds"], 1.0, None, "{:.2f}".format],
         ["peak memory, MB", figures["peak_memory_mb"], 900, None, "{:.0f}".format],
-        ["files, MB", figures["megabytes"], GOAL_MB, None, "{:.1f}".format],
+        *([f"files, {name}, MB", size, GOALS_MB[name], None, "{:.1f}".format] for name, size in sizes.items()),
     ]
     lower = [
         *judged,
@@ -192,6 +200,7 @@ Each on {cases} held-out scenes, 4 steps, at the section's own guidance. Accurac
 {table(["figure", "measured", "goal", "outcome"], _section_goals(figures))}
 """,
         _families(figures["families"]),
+        _lcm_lora(figures["lcm-lora"]),
     ]
     for section, (title, text, key, columns, below) in SECTIONS.items():
         rows = [[_scale(row[key]), *(write(row[name]) for name, write in columns.values())] for row in figures[section]]
@@ -249,6 +258,59 @@ The SD family's teacher was not trained from nothing, but started from the XL fa
 time. Teachers draw with DDIM at guidance {TEACHER_GUIDANCE:.2f}, LCMs at {GUIDANCE:g}.
 
 {table(["family", "model", "steps", *judged], cells)}
+"""
+
+
+def _lcm_lora(rows: list[dict]) -> str:
+    judged = [name for name in TARGETS if name != "both"]
+    cells = [[row["scale"], row["steps"], row["guidance"], *(_percent(row[name]) for name in judged)] for row in rows]
+    return f"""
+### LCM-LoRA
+
+`lcm-lora/` on the UNet of `sd/`, drawn with `LCMScheduler`; at scale 0 the base's own weights. Rank {RANK}, every kind
+of layer, the teacher's guidance {BUILT_IN_GUIDANCE:g} built in; guidance above 1 is classifier-free and runs the UNet
+on twice the latents.
+
+{table(["scale", "steps", "guidance", *judged], cells)}
+"""
+
+
+def _own(rows: list[dict]) -> str:
+    """Return what notebook 08's loop reaches: budgets, and the same without one of its parts."""
+    rate = next(row for row in rows if "updates_per_minute" in row)
+    runs = [row for row in rows if "variant" in row]
+    budgets = sorted((row for row in runs if len(row["steps"]) == 3), key=lambda row: row["updates"])
+    first = budgets[0]
+    steps = [str(n) for n in first["steps"]]
+
+    def cells(point: dict) -> list[str]:
+        return [_percent(point[n]["subject"]) for n in steps] + [_percent(point[steps[-1]]["medium"])]
+
+    lines = [["none", 0, 0, *cells(first["points"][0])]]
+    for row in budgets:
+        minutes = f"{row['updates'] / rate['updates_per_minute']:.0f}"
+        lines.append([minutes, row["updates"], f"{row['updates'] * row['batch_size']:,}", *cells(row["points"][-1])])
+    others = [row for row in runs if row not in budgets]
+    names = [f"{n} step{'s' if n != 1 else ''}" for n in others[0]["steps"]]
+    ablations = []
+    for row in others:
+        last = row["points"][-1]
+        seen = [_percent(last[str(n)]["subject"]) for n in row["steps"]]
+        ablations.append([row["variant"], *seen, f"{row['response']:.1f}"])
+    return f"""
+## Distil your own: what minutes buy
+
+The loop of notebook 08 from the shard that ships, subject accuracy on {first["cases"]} held-out captions; medium at
+{steps[-1]} steps. Minutes are the updates, in batches of {first["batch_size"]}, at {rate["updates_per_minute"]:.0f} a
+minute, measured on {rate["threads"]} CPU threads with nothing else running.
+
+{table(["minutes", "updates", "samples", *(f"{n} step{'s' if n != '1' else ''}" for n in steps), "medium"], lines)}
+
+The same for {others[0]["updates"]} updates in batches of {others[0]["batch_size"]}, each without one part of the
+algorithm; subject accuracy on {others[0]["cases"]} captions. Response is how far guidance 14 moves the pictures from
+guidance 1: mean absolute difference, of 255.
+
+{table(["variant", *names, "response"], ablations)}
 """
 
 
@@ -346,6 +408,8 @@ works. They load with the stock diffusers classes:
 - `sd-lcm/`: the LCM distilled from it, a whole pipeline like `SimianLuo/LCM_Dreamshaper_v7`.
 - `controlnet-canny/` on `sd/`, `t2i-adapter-canny/` on `base/`: both frozen in training, both used with the LCMs.
 - `loras/`: the styles papercut and neon, trained on `base/`.
+- `lcm-lora/`: an LCM-LoRA for `sd/`, laid out like `latent-consistency/lcm-lora-sdv1-5`; `sd-loras/`: papercut for it.
+- `shard/`: latents and captions of 3,000 training pictures, to distil from in notebook 08.
 - `examples/`: the pictures that the sections start from.
 - `judge/`: the classifier behind the figures below.
 

@@ -15,8 +15,9 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline
 from torch import nn
 
+from ..schedule import boundary_scalings
 from .loop import Settings, fingerprint, make_accelerator, train
-from .teacher import FAMILIES, Batches, Teacher, load_base, save_pipeline, use_fast_attention
+from .teacher import FAMILIES, Batches, Schedule, Teacher, load_base, save_pipeline, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
 W_RANGE = (0.0, 13.0)  # guidance_scale - 1; at 0 there is no guidance
@@ -24,17 +25,8 @@ W_RANGE = (0.0, 13.0)  # guidance_scale - 1; at 0 there is no guidance
 # a scene, so the usual numbers drive the teacher too far: the model card has the trial.
 W_UNIT = 1 / 3
 W_WIDTH = 256  # of the sinusoidal embedding of w
-SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 HUBER_C = 1e-3
 TARGET_DECAY = 0.95
-
-
-def boundary_scalings(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return c_skip and c_out of Eq. 9, (B, 1, 1, 1) each: f(z, 0) = z whatever the network says."""
-    scaled = TIMESTEP_SCALING * t.float()[:, None, None, None]
-    c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
-    c_out = scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
-    return c_skip, c_out
 
 
 def embed_w(w: torch.Tensor) -> torch.Tensor:
@@ -48,49 +40,66 @@ class Distillation(nn.Module):
 
     def __init__(self, teacher: Teacher):
         super().__init__()
-        self.schedule = teacher.schedule
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student_of(teacher.unet)
         use_fast_attention(self.student)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
-    def consistency(self, unet, z, t, w_embedding, condition) -> torch.Tensor:
-        """Eq. 9 with w as in section 4.2: f(z, w, c, t) = c_skip z + c_out x0."""
-        velocity = unet(z, t, timestep_cond=w_embedding, **condition).sample
-        clean, _ = self.schedule.clean_and_noise(z, t, velocity)
-        c_skip, c_out = boundary_scalings(t)
-        return c_skip * z + c_out * clean
-
-    @torch.no_grad()
-    def guided_solver_step(self, z, t, t_next, w, condition, nothing) -> torch.Tensor:
-        """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
-
-        Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
-        """
-        both = {name: _joined(given, nothing[name]) for name, given in condition.items()}
-        velocity = self.teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **both).sample
-        conditional, unconditional = velocity.float().chunk(2)
-        w = w[:, None, None, None]
-        clean, noise = self.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
-        return self.schedule.ddim_step(clean, noise, t_next)
-
-    def forward(self, latents, ids, noise, index, w) -> torch.Tensor:
-        t = SKIP * (index + 1) - 1  # t_{n+k}, one of 19, 39, ..., 999
-        t_next = (t - SKIP).clamp(min=0)  # t_n
+    def forward(self, latents, ids, noise, t, t_next, w) -> torch.Tensor:
+        teacher, schedule = self.teacher, self.teacher.schedule
         with torch.no_grad():
-            keep = torch.ones(len(ids), device=ids.device)
-            condition, nothing = self.teacher.condition(ids, keep), self.teacher.condition(ids, 0 * keep)
-            z = self.schedule.add_noise(latents, noise, t)
-            z_next = self.guided_solver_step(z, t, t_next, W_UNIT * w, condition, nothing)
-            w_embedding = embed_w(w)
-            goal = self.consistency(self.target, z_next, t_next, w_embedding, condition)
-        prediction = self.consistency(self.student, z, t, w_embedding, condition)
-        return pseudo_huber(prediction, goal)  # Eq. 16
+            condition, nothing = conditions(teacher, ids)
+            z = schedule.add_noise(latents, noise, t)
+            z_next = guided_solver_step(teacher, z, t, t_next, W_UNIT * w, condition, nothing)
+            goal = consistency(self.target, schedule, z_next, t_next, condition, w)
+        return pseudo_huber(consistency(self.student, schedule, z, t, condition, w), goal)  # Eq. 16
 
-    @torch.no_grad()
-    def update_target(self, decay: float = TARGET_DECAY) -> None:
-        """Algorithm 1, last line: theta^- <- mu theta^- + (1 - mu) theta."""
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.student.parameters()), 1 - decay)
+
+def sample_timesteps(count: int, generator: torch.Generator, skip: int = SKIP) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw t_{n+k}, one of 19, 39, ..., 999 for k = 20, and t_n = t_{n+k} - k, (count,) each; t_n is at least 0."""
+    index = torch.randint(1000 // skip, (count,), generator=generator, device=generator.device)
+    t = skip * (index + 1) - 1
+    return t, (t - skip).clamp(min=0)
+
+
+def sample_w(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw w = guidance_scale - 1 uniformly, (count,)."""
+    share = torch.rand(count, generator=generator, device=generator.device)
+    return W_RANGE[0] + share * (W_RANGE[1] - W_RANGE[0])
+
+
+def conditions(teacher: Teacher, ids: torch.Tensor) -> tuple[dict, dict]:
+    """Return what the UNet gets of captions (B, tokens), c, and of no caption, the empty one."""
+    keep = torch.ones(len(ids), device=ids.device)
+    return teacher.condition(ids, keep), teacher.condition(ids, 0 * keep)
+
+
+def consistency(unet, schedule: Schedule, z, t, condition: dict, w: torch.Tensor | None = None) -> torch.Tensor:
+    """Eq. 9: f(z, c, t) = c_skip z + c_out x0; with ``w``, also an input of the UNet (section 4.2)."""
+    velocity = unet(z, t, timestep_cond=None if w is None else embed_w(w), **condition).sample
+    clean, _ = schedule.clean_and_noise(z, t, velocity)
+    c_skip, c_out = boundary_scalings(t.float()[:, None, None, None])
+    return c_skip * z + c_out * clean
+
+
+@torch.no_grad()
+def guided_solver_step(teacher: Teacher, z, t, t_next, w, condition: dict, nothing: dict) -> torch.Tensor:
+    """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
+
+    Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
+    """
+    both = {name: _joined(given, nothing[name]) for name, given in condition.items()}
+    velocity = teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **both).sample
+    conditional, unconditional = velocity.float().chunk(2)
+    w = w[:, None, None, None]
+    clean, noise = teacher.schedule.clean_and_noise(z, t, conditional + w * (conditional - unconditional))
+    return teacher.schedule.ddim_step(clean, noise, t_next)
+
+
+@torch.no_grad()
+def update_target(target: nn.Module, student: nn.Module, decay: float = TARGET_DECAY) -> None:
+    """Algorithm 1, last line: theta^- <- mu theta^- + (1 - mu) theta."""
+    torch._foreach_lerp_(list(target.parameters()), list(student.parameters()), 1 - decay)
 
 
 def _joined(first, second):
@@ -126,13 +135,12 @@ def run(settings: Settings) -> Path:
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)
-        index = torch.randint(1000 // SKIP, (settings.batch_size,), generator=generator, device=generator.device)
-        share = torch.rand(settings.batch_size, generator=generator, device=generator.device)
-        w = W_RANGE[0] + share * (W_RANGE[1] - W_RANGE[0])
-        return module(batch["latents"], batch["ids"], batch["noise"], index, w)
+        t, t_next = sample_timesteps(settings.batch_size, generator)
+        w = sample_w(settings.batch_size, generator)
+        return module(batch["latents"], batch["ids"], batch["noise"], t, t_next, w)
 
     made_from = fingerprint(*(m for m in pipe.components.values() if isinstance(m, nn.Module) and m is not pipe.vae))
-    options = dict(ema_decay=0.995, after_step=Distillation.update_target, made_from=made_from)
+    options = dict(ema_decay=0.995, after_step=lambda m: update_target(m.target, m.student), made_from=made_from)
     options["eager"] = [module.student.time_embedding.cond_proj.weight]  # starts at zero, and w is all it has to tell
     name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
     train(name, module, loss_of, settings, accelerator, **options).copy_to(module)

@@ -249,9 +249,9 @@ def peak_memory(work: Path) -> float:
     return float(output.strip().splitlines()[-1])
 
 
-def sheet(pipe, captions: Sequence[str], columns: int) -> Image.Image:
-    """Return a sheet of captions drawn at four steps."""
-    pictures = generate(pipe, list(captions), 4)
+def sheet(pipe, captions: Sequence[str], columns: int, *, steps: int = 4) -> Image.Image:
+    """Return a sheet of captions drawn by an LCM."""
+    pictures = generate(pipe, list(captions), steps)
     images = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures]
     return make_image_grid(images, rows=len(images) // columns, cols=columns)
 
@@ -266,6 +266,7 @@ def run(settings: Settings) -> Path:
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
     figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
     figures["sections"] = sections.measure(work, resume=settings.resume, cases=2 if settings.smoke else sections.CASES)
+    figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
     figures["contact_sheet"] = held_out_cases(work, 24, 1)[0]
     folder = work / "card"
@@ -279,6 +280,12 @@ def run(settings: Settings) -> Path:
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     write(folder, figures)
     return folder
+
+
+def own_runs(work: Path) -> list[dict]:
+    """Return what the stage "budgets" measured."""
+    lines = made_by("budgets", work / "budgets" / "rows.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def training_cost(work: Path) -> list[dict]:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from ..images import canny
 from ..judge import Judge
-from ..profiles import Checkpoints, mini_checkpoints, resolve_device
+from ..profiles import MINI_LCM_LORA, Checkpoints, mini_checkpoints, resolve_device
 from ..recipes import LORAS, RECIPES
-from ..sections import load_pipeline, styles
+from ..sections import LCM_LORA, load_pipeline, styles
 from . import data, evaluate
 from .evaluate import GUIDANCE, TEACHER_GUIDANCE, Rows, arrange
 from .judge import accuracies, judge_pictures
@@ -29,6 +29,8 @@ STEPS = 4
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 TEACHER_STEPS = 25
+# scale of the LCM-LoRA, steps, guidance
+LORA_RUNS = ((0.0, 1, 1.0), (0.0, 4, 1.0), (1.0, 1, 1.0), (1.0, 2, 1.0), (1.0, 4, 1.0), (1.0, 4, 1.5), (1.0, 4, 2.0))
 SCALE_OF = {"controlnet": "controlnet_conditioning_scale", "t2i-adapter": "adapter_conditioning_scale"}
 
 
@@ -37,7 +39,25 @@ def measure(work: Path, *, resume: bool = False, cases: int = CASES) -> dict[str
     judge = Judge.from_pretrained(made_by("judge", work / "judge")).eval()
     kept = Rows(work / "evaluate" / "sections.jsonl", resume=resume)
     found = {section: rows(section, work, judge, kept, cases) for section, rows in MEASURED.items()}
-    return found | {"families": families(work, judge, kept, cases)}
+    return found | {"families": families(work, judge, kept, cases), "lcm-lora": lcm_lora(work, judge, kept, cases)}
+
+
+def lcm_lora(work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
+    """Return the judge's accuracies for SD's base with the LCM-LoRA, and without it, by steps and guidance."""
+    captions, rows, _ = held_out(work, cases)
+    names = mini_checkpoints("text-to-image", resolve_device(), work, model=MINI_LCM_LORA)
+    pipe = load_pipeline("text-to-image", names)
+    pipe.set_progress_bar_config(disable=True)
+    arrange(pipe, torch.channels_last)
+    table, case = [], {"section": "lcm-lora", "cases": cases, "weights": weights_of(pipe, judge)}
+    for scale, steps, guidance in LORA_RUNS:
+
+        def measure(scale=scale, steps=steps, guidance=guidance) -> dict:
+            pipe.set_adapters(LCM_LORA, scale)
+            return judged(judge, evaluate.generate(pipe, captions, steps, guidance), rows)
+
+        table.append(kept.row(case | {"scale": scale, "steps": steps, "guidance": guidance}, measure))
+    return table
 
 
 def families(work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:

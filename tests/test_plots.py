@@ -1,0 +1,68 @@
+"""The notebooks' plots: labelled, told apart without colour, and a curve that grows."""
+
+import io
+import json
+
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from lcm_nb import plots
+from lcm_nb.profiles import MINI
+
+
+@pytest.fixture(scope="module")
+def stored() -> list[dict]:
+    return json.loads((MINI / "figures.json").read_text())["own"]
+
+
+@pytest.mark.parametrize("draw", (plots.budgets, plots.ablations))
+def test_axes_have_labels_with_units_and_lines_that_differ(draw, stored):
+    figure = draw(stored)
+    assert not plt.get_fignums(), "shown once, by what the cell returns"
+    for axes in figure.axes:
+        assert axes.get_title().startswith("Stored")
+        assert axes.get_xlabel()
+        looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines]
+        for part in zip(*looks, strict=True):
+            assert len(set(part[:3])) == len(part[:3])
+    assert "(%)" in figure.axes[0].get_ylabel()
+
+
+def test_what_is_plotted_is_what_was_measured(stored):
+    axes = plots.budgets(stored).axes[0]
+    rows = sorted((row for row in stored if len(row.get("steps", ())) == 3), key=lambda row: row["updates"])
+    line = axes.lines[-1]
+    assert line.get_ydata()[-1] == 100 * rows[-1]["points"][-1]["4"]["subject"]
+    assert len(line.get_xdata()) == len(rows) + 1
+
+
+def test_a_live_curve_draws_every_few_points():
+    curve = plots.LiveCurve("update", "loss", redraw_every=2)
+    bar, image = curve.widget.children[0].children[0], curve.widget.children[1]
+    empty = image.value
+    curve.add(1, 0.5, 0.1)
+    assert image.value == empty and bar.value == 0.1
+    curve.add(2, 0.4, 0.2)
+    drawn = image.value
+    assert drawn != empty
+    assert Image.open(io.BytesIO(drawn)).size == (800, 360)
+    curve.add(3, 0.3, 0.3)
+    curve.finish()
+    assert image.value != drawn and bar.value == 1.0
+    assert curve.points == [(1, 0.5), (2, 0.4), (3, 0.3)]
+
+
+def test_a_live_curve_shows_the_latest_picture():
+    curve = plots.LiveCurve("update", "loss")
+    picture = curve.widget.children[2]
+    assert picture.layout.display == "none", "no broken picture before the first"
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        curve.show(Image.new("RGB", (6, 4), colour))
+        assert Image.open(io.BytesIO(picture.value)).getpixel((0, 0)) == colour
+    assert picture.layout.display == ""
+
+
+def test_the_running_mean_is_of_the_last_tenth():
+    assert plots.running_mean([4.0, 2.0]) == [4.0, 2.0]
+    assert plots.running_mean([0.0] * 18 + [1.0, 3.0])[-1] == 2.0
