@@ -7,14 +7,14 @@
 
 import logging
 
-from .recipes import SECTIONS
+from .settings import SECTIONS
 
 __version__ = "0.1.0"
 _HOME = {
-    "canny": "images",
-    "checkpoints": "profiles",
-    "example_image": "images",
-    "info": "profiles",
+    "canny": "pictures",
+    "checkpoints": "models.checkpoints",
+    "example_image": "pictures",
+    "info": "models.checkpoints",
     "load": "studio",
     "reproduce": "studio",
 }

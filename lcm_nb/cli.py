@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .plans import models
-from .recipes import RECIPES, SECTIONS, complete, slug
+from .models.plans import models
+from .settings import RECIPES, SECTIONS, complete, slug
 
 SECTION = "text-to-image"
 
@@ -54,16 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "pin", help="write down the present commit of every repository, and load these from now on"
     )
     pin.set_defaults(command=_pin)
-
-    stamp = commands.add_parser("stamp", help="write badges and Colab's install line; without options, remove them")
-    stamp.add_argument("--repo", metavar="OWNER/NAME", help="the repository on GitHub")
-    stamp.add_argument("--ref", metavar="TAG", help="the tag, branch or commit to open and install")
-    stamp.set_defaults(command=_stamp)
     return parser
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from .profiles import info  # imports torch, which --help need not wait for
+    from .models.checkpoints import info  # imports torch, which --help need not wait for
 
     facts = info()
     width = max(map(len, facts))
@@ -84,7 +79,7 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import examine
+    from .models.doctor import examine
 
     sections = [arguments.section] if arguments.section else SECTIONS
     reports = [examine(section, arguments.device, arguments.model) for section in sections]
@@ -93,8 +88,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from .hub import bring
-    from .plans import plan_for
+    from .models.hub import bring
+    from .models.plans import plan_for
 
     plans = {section: plan_for(section, arguments.model) for section in arguments.section or SECTIONS}
     for section, plan in plans.items():
@@ -103,19 +98,12 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _pin(arguments: argparse.Namespace) -> None:
-    from .hub import pin
-    from .plans import PINS
+    from .models.hub import pin
+    from .models.plans import PINS
 
     for repo, commit in pin().items():
         print(f"{commit}  {repo}")
     print(f"written to {PINS}")
-
-
-def _stamp(arguments: argparse.Namespace) -> None:
-    from .stamp import stamp
-
-    changed = stamp(Path.cwd(), arguments.repo, arguments.ref)
-    print(*changed or ["Nothing to change."], sep="\n")
 
 
 if __name__ == "__main__":

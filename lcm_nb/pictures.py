@@ -1,150 +1,195 @@
-"""Widgets that take and show pictures. They know neither torch nor diffusers."""
+"""Pictures that a run starts from: read, checked and fitted; and their canny maps."""
 
-import anywidget
-import ipywidgets as widgets
-import traitlets
+import atexit
+import hashlib
+import io
+import tempfile
+from functools import lru_cache
+from pathlib import Path
 
-from .images import keep_image
-from .recipes import EXAMPLE
+import numpy as np
+from PIL import Image, ImageOps
 
-ESM = """
-function show(img, model, name) {
-  const update = () => {
-    const value = model.get(name);
-    img.hidden = !value || !value.byteLength;
-    if (img.hidden) return;
-    if (img.src) URL.revokeObjectURL(img.src);
-    img.src = URL.createObjectURL(new Blob([value]));
-  };
-  model.on(`change:${name}`, update);
-  update();
-}
+from .settings import RECIPES
 
-function render({ model, el }) {
-  el.classList.add("lcm-compare");
-  const stage = document.createElement("div");
-  const before = document.createElement("img"), after = document.createElement("img");
-  const slider = document.createElement("input");
-  before.alt = "before"; after.alt = "after";
-  before.draggable = after.draggable = false;
-  stage.append(after, before);
-  Object.assign(slider, { type: "range", min: 0, max: 100, value: model.get("position") });
-  slider.setAttribute("aria-label", "share of the picture that shows what the run started from");
-  const place = () => {
-    slider.value = model.get("position");
-    before.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
-    stage.style.setProperty("--at", `${slider.value}%`);
-  };
-  slider.addEventListener("input", () => {
-    model.set("position", Number(slider.value));
-    model.save_changes();
-    place();
-  });
-  stage.addEventListener("pointermove", (event) => {
-    if (!event.buttons) return;
-    const box = stage.getBoundingClientRect();
-    slider.value = Math.round(100 * Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1));
-    slider.dispatchEvent(new Event("input"));
-  });
-  model.on("change:position", place);
-  show(before, model, "before");
-  show(after, model, "after");
-  place();
-  el.append(stage, slider);
-}
-
-export default { render };
-"""
-CSS = """
-.lcm-compare { width: 384px; }
-.lcm-compare div {
-  position: relative; display: grid; width: 384px; min-height: 96px; touch-action: none; user-select: none;
-}
-.lcm-compare div::after {
-  content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px;
-  background: white; box-shadow: 0 0 2px black; pointer-events: none;
-}
-.lcm-compare img { grid-area: 1 / 1; width: 100%; height: auto; }
-.lcm-compare input { width: 100%; margin: 4px 0 0; }
-"""
+EXAMPLES = Path(__file__).parent / "mini" / "examples"
+GUIDE_SIZES = {"controlnet": (512, 512)}  # what the guide's code resizes its picture to
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_BYTES = 20_000_000
+MAX_PIXELS = 40_000_000
 
 
-class Compare(anywidget.AnyWidget):
-    """Show ``before`` left of a line that can be dragged, and ``after`` right of it.
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """Return a picture as RGB: upright, and on white where it is transparent.
 
-    ``before`` and ``after`` are the bytes of picture files of one shape, or empty;
-    ``position`` is where the line stands, 0 (left edge) to 100 (right edge).
+    Parameters
+    ----------
+    source
+        A path, the bytes of a PNG, JPEG or WebP file, or a PIL image.
+
+    Raises
+    ------
+    ValueError
+        If it is a web address, is missing, is no such picture, is damaged, or is too
+        large (20 MB, 40 megapixels); the size is checked before anything is decoded.
     """
+    if isinstance(source, Image.Image):
+        _check_size("The picture", source.size)
+        return _flatten(ImageOps.exif_transpose(source))
+    name, data = _contents(source)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(name, image.size)
+            return _flatten(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None
 
-    _esm, _css = ESM, CSS
-    before = traitlets.Bytes().tag(sync=True)
-    after = traitlets.Bytes().tag(sync=True)
-    position = traitlets.Int(50).tag(sync=True)
+
+def _contents(source: object) -> tuple[str, bytes]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name, size = "The uploaded file", len(source)
+    elif isinstance(source, (str, Path)):
+        name = str(source)
+        if name.lower().startswith(("http:", "https:", "ftp:")):
+            raise ValueError(f"{name} is a web address; download the picture and give the file's path.")
+        if not Path(source).is_file():
+            raise ValueError(f"There is no file {name}; give the path of a PNG, JPEG or WebP picture.")
+        size = Path(source).stat().st_size
+    else:
+        raise ValueError(f"{source!r} is no picture; give a path, a PIL image, or the bytes of a file.")
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} has {size / 1e6:.0f} MB; at most {MAX_BYTES // 10**6} MB are read. Make it smaller.")
+    return name, Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
 
 
-class Pair(widgets.VBox):
-    """What a run starts from and what it makes: on one spot, or side by side.
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
+        )
+    if min(size) < 16 or max(size) > 5 * min(size):
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; "
+            "give a picture with sides of at least 16, neither more than 5 times as long as the other."
+        )
 
-    Side by side needs no custom widget: it is the view for pages that do not run those.
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def example_image(section: str, profile: str | None = None) -> Image.Image:
+    """Return the picture that a section starts from when it is given none.
+
+    Parameters
+    ----------
+    section
+        One of ``lcm_nb.SECTIONS`` that starts from a picture.
+    profile
+        "mini" for a scene of this project, "guide" for the guide's picture, which is
+        downloaded once; default as in ``lcm_nb.load``.
+
+    Raises
+    ------
+    ValueError
+        If the section starts from no picture; the message lists those that do.
+    OSError
+        If the guide's picture is not here and cannot be downloaded (:class:`lcm_nb.models.hub.HubError`).
     """
+    from .models.checkpoints import resolve_profile
 
-    def __init__(self):
-        self.compare = Compare()
-        shape = dict(width="384px", height="384px", object_fit="contain")
-        self.pictures = [widgets.Image(layout=widgets.Layout(**shape)) for _ in range(2)]
-        self.side_by_side = widgets.ToggleButton(description="side by side", layout=widgets.Layout(width="120px"))
-        self._plain = widgets.HBox(self.pictures, layout=widgets.Layout(flex_flow="row wrap", display="none"))
-        super().__init__([self.compare, self._plain, self.side_by_side])
-        self.side_by_side.observe(self._arrange, "value")
-
-    def show(self, name: str, data: bytes, kind: str) -> None:
-        """Show the bytes of a "png" or "jpeg" file as "before" or "after"."""
-        setattr(self.compare, name, data)
-        picture = self.pictures[name == "after"]
-        with picture.hold_sync():
-            picture.format, picture.value = kind, data
-
-    def _arrange(self, change) -> None:
-        self.compare.layout.display = "none" if change.new else ""
-        self._plain.layout.display = "flex" if change.new else "none"
+    sections = [name for name, recipe in RECIPES.items() if "image" in recipe.settings]
+    if section not in sections:
+        raise ValueError(f"{section!r} starts from no picture; these sections do: {', '.join(sections)}.")
+    if resolve_profile(profile) == "mini":
+        return read_image(EXAMPLES / f"{section}.png")
+    image = read_image(_guide_file(section))
+    return image.resize(GUIDE_SIZES[section]) if section in GUIDE_SIZES else image
 
 
-class ImageInput(widgets.HBox):
-    """Take a picture: by upload, or by ``value`` from code.
+@lru_cache
+def _guide_file(section: str) -> str:
+    from .models.hub import bring
+    from .models.plans import plan_for
 
-    ``value`` is "example" or a path; a PIL image or the bytes of a file become the path
-    of a copy. ``error`` says why the last upload was refused.
+    source = plan_for(section).sources["picture"]
+    return str(bring({"picture": source}, tell=lambda line: None)["picture"] / source.texts[0])
+
+
+def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
+    """Return a picture of about ``side`` x ``side`` pixels' area in its own proportions.
+
+    Both sides become multiples of ``multiple``; what does not fit them is cut off at
+    the edges, and nothing is stretched. A picture that fits already is returned as it is.
     """
+    width, height = image.size
+    if not (width % multiple or height % multiple) and 0.4 < width * height / side**2 < 1.8:
+        return image
+    scale = side / (width * height) ** 0.5
+    size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
-    value = traitlets.Any(EXAMPLE)
-    error = traitlets.Unicode()
 
-    def __init__(self, description: str):
-        accept = ".png,.jpg,.jpeg,.webp"
-        self.upload = widgets.FileUpload(accept=accept, multiple=False, description=description)
-        self.example = widgets.Button(description="example", tooltip="Use the section's own picture")
-        self._name = widgets.Label("the section's own picture")
-        super().__init__([self.upload, self.example, self._name])
-        self.upload.observe(self._on_upload, "value")
-        self.example.on_click(lambda _: self.set_trait("value", EXAMPLE))
-        self.observe(self._on_value, "value")
+def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 200) -> Image.Image:
+    """Return a picture's edges, white on black, in the picture's own size.
 
-    @traitlets.validate("value")
-    def _keep(self, proposal):
-        value = proposal["value"]
-        return value if isinstance(value, str) and value == EXAMPLE else keep_image(value)
+    Parameters
+    ----------
+    image
+        As :func:`read_image` takes it.
+    low, high
+        Thresholds of OpenCV's Canny detector on the gradient, 0-1000: an edge starts
+        where the gradient exceeds ``high`` and goes on as long as it exceeds ``low``.
 
-    def _on_value(self, change) -> None:
-        self.error = ""
-        self._name.value = "the section's own picture" if change.new == EXAMPLE else "a picture of yours"
+    Raises
+    ------
+    ValueError
+        For an unreadable picture, a threshold out of range, or ``low`` above ``high``.
+    """
+    import cv2
 
-    def _on_upload(self, change) -> None:
-        files = list(change.new.values() if isinstance(change.new, dict) else change.new)  # ipywidgets 7, and 8
-        if not files:
-            return
-        self.error = ""
-        try:
-            self.value = bytes(files[0]["content"])
-        except (ValueError, OSError) as error:
-            self.error = str(error)
-        self.upload.set_trait("value", type(change.new)())  # so that the same file again is an event again
+    for name, value in (("low", low), ("high", high)):
+        if not 0 <= value <= 1000:
+            raise ValueError(f"{name} is {value}; give a threshold from 0 to 1000.")
+    if low > high:
+        raise ValueError(f"low is {low} and high is {high}; the low threshold must not exceed the high one.")
+    edges = cv2.Canny(np.array(read_image(image)), low, high)
+    return Image.fromarray(np.repeat(edges[..., None], 3, axis=2))
+
+
+def keep_image(source: str | Path | bytes | Image.Image) -> str:
+    """Check a picture and return the path of a file that holds it.
+
+    A path stays as it is. A picture from memory is written to the temporary folder, so
+    that settings stay plain text and the code that a panel shows can open it.
+    """
+    image = read_image(source)
+    if isinstance(source, (str, Path)):
+        return str(source)
+    data = encode_image(image)
+    path = _kept() / f"{hashlib.sha256(data).hexdigest()[:16]}.png"
+    path.write_bytes(data)
+    return str(path)
+
+
+def encode_image(image: Image.Image, kind: str = "png") -> bytes:
+    """Return a picture as the bytes of a "png" or "jpeg" file, quickly made rather than small."""
+    buffer = io.BytesIO()
+    options = {"quality": 90} if kind == "jpeg" else {"compress_level": 1}
+    image.convert("RGB").save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@lru_cache
+def _kept() -> Path:
+    """Return this process's own folder for pictures from memory; it goes when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="lcm_nb-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)

@@ -21,11 +21,27 @@ import transformers
 from diffusers import DiffusionPipeline, LCMScheduler
 from PIL import Image, PngImagePlugin
 
-from .images import encode_image, keep_image
-from .plans import FP16_VAE, plan_for
-from .profiles import Checkpoints, checkpoints, peft_problem, resolve_device, resolve_profile, reuse_memory, versions
-from .recipes import complete, plan, planned_timesteps, settings_for
-from .sections import call_arguments, input_image, load_pipeline, plain_code, source_image, step_callback, styles
+from .models.checkpoints import (
+    Checkpoints,
+    checkpoints,
+    peft_problem,
+    resolve_device,
+    resolve_profile,
+    reuse_memory,
+    versions,
+)
+from .models.plans import FP16_VAE, plan_for
+from .pictures import encode_image, keep_image
+from .runtimes.diffusers import (
+    call_arguments,
+    input_image,
+    load_pipeline,
+    plain_code,
+    source_image,
+    step_callback,
+    styles,
+)
+from .settings import complete, plan, planned_timesteps, settings_for
 
 JSON_CHUNK = "lcm_nb"
 SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
@@ -151,7 +167,7 @@ class Studio:
     section, checkpoints
         What was loaded; for the guide profile with the commit of each part.
     settings
-        Name -> :class:`lcm_nb.recipes.Setting`, as the section has them with this model.
+        Name -> :class:`lcm_nb.settings.Setting`, as the section has them with this model.
     """
 
     def __init__(self, section: str, pipe: DiffusionPipeline, names: Checkpoints):
@@ -221,7 +237,7 @@ class Studio:
 
     def panel(self):
         """Return the section's controls and picture as an ipywidgets panel."""
-        from .panel import Panel
+        from .widgets.panel import Panel
 
         def given(settings):
             return input_image(self._source(settings)[0], self.checkpoints, settings)
@@ -241,7 +257,7 @@ class Studio:
             If not one or two settings are lists, a list is empty, or a value is out
             of range; nothing has run then.
         """
-        from .figures import Grid, sweep_axes
+        from .grid import Grid, sweep_axes
 
         columns, rows, cases = sweep_axes(lists)
         cases = [complete(self.section, case, self.settings) for case in cases]
@@ -295,7 +311,7 @@ def load(
     device
         A torch device; default "cuda" where there is one, else "cpu".
     model
-        For the guide profile one of ``lcm_nb.plans.models(section)``, e.g. "lcm-lora-sdxl";
+        For the guide profile one of ``lcm_nb.models.plans.models(section)``, e.g. "lcm-lora-sdxl";
         default: the guide's.
 
     Raises
@@ -316,7 +332,7 @@ def load(
         )
     guide = resolve_profile(profile) == "guide"
     if guide:
-        from .doctor import prepare
+        from .models.doctor import prepare
 
         names, folders = prepare(section, device, model)
     else:
@@ -420,7 +436,7 @@ def _folder_hash(name: str) -> dict[str, str]:
 
 
 def _hub_hash(section: str, names: Checkpoints, part: str) -> dict[str, str]:
-    from .hub import weight_hashes
+    from .models.hub import weight_hashes
 
     source = FP16_VAE if part == "vae" else plan_for(section, names.model).sources[part]
     commit = names.revisions[part]

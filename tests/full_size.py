@@ -469,8 +469,8 @@ def ways(section: str, pipe, device: str, *, tiny: bool = False) -> dict[str, Ca
     import torch
     from PIL import Image
 
-    from lcm_nb.images import canny
-    from lcm_nb.profiles import checkpoints
+    from lcm_nb.models.checkpoints import checkpoints
+    from lcm_nb.pictures import canny
     from lcm_nb.studio import Studio
 
     shape, picture, edges = SHAPES[section], {}, {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lcm_nb import checks
+from lcm_nb.tutorial import checks
 
 UNTOUCHED = [
     lambda: checks.timesteps(None, num_inference_steps=3),

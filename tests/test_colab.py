@@ -12,8 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-from lcm_nb.stamp import CLONE, START, stamp
+from stamp import CLONE, START, stamp
 
 pytestmark = [
     pytest.mark.slow,

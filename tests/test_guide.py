@@ -16,9 +16,9 @@ import pytest
 from loopback import COMMIT, Hub
 from nbclient import NotebookClient
 
-from lcm_nb.doctor import fit
-from lcm_nb.plans import PLANS, models, plan_for
-from lcm_nb.recipes import SECTIONS
+from lcm_nb.models.doctor import fit
+from lcm_nb.models.plans import PLANS, models, plan_for
+from lcm_nb.settings import SECTIONS
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SIMULATED = Path(__file__).parent / "simulated"
@@ -209,7 +209,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import lcm_nb
-from lcm_nb.plans import models
+from lcm_nb.models.plans import models
 found = {}
 for model in models(SECTION):
     studio = lcm_nb.load(SECTION, model=model)
@@ -566,8 +566,8 @@ def test_a_complete_cache_serves_those_who_may_not_write_to_it(offline, whole_hu
 
 
 BRING = """
-from lcm_nb.hub import bring
-from lcm_nb.plans import plan_for
+from lcm_nb.models.hub import bring
+from lcm_nb.models.plans import plan_for
 bring({"unet": plan_for("text-to-image").sources["unet"]})
 """
 
@@ -599,8 +599,8 @@ def test_after_an_outage_whole_files_are_not_downloaded_again(whole_hub, environ
 HASHES = """
 import json
 from pathlib import Path
-from lcm_nb.hub import bring, weight_hashes
-from lcm_nb.plans import plan_for
+from lcm_nb.models.hub import bring, weight_hashes
+from lcm_nb.models.plans import plan_for
 source = plan_for("text-to-image").sources["unet"]
 folder = bring({"unet": source})["unet"]
 SHARE
@@ -699,7 +699,7 @@ def test_a_wrong_word_ends_in_one_line(options, whole_hub, environment, tmp_path
 
 PIN = """
 import json, pathlib
-from lcm_nb import hub, plans
+from lcm_nb.models import hub, plans
 plans.PINS = pathlib.Path(PATH)
 commits = hub.pin(plans.PINS)
 import lcm_nb
@@ -756,10 +756,10 @@ import json
 from dataclasses import replace
 import numpy as np
 import lcm_nb
-from lcm_nb.doctor import with_fp16_vae
-from lcm_nb.hub import bring
-from lcm_nb.plans import FP16_VAE, plan_for
-from lcm_nb.sections import load_pipeline
+from lcm_nb.models.doctor import with_fp16_vae
+from lcm_nb.models.hub import bring
+from lcm_nb.models.plans import FP16_VAE, plan_for
+from lcm_nb.runtimes.diffusers import load_pipeline
 from lcm_nb.studio import Studio
 names = lcm_nb.checkpoints("style-lora")
 names = replace(names, measures=("slicing", "offload", "fp16-vae"), vae=FP16_VAE.repo)

@@ -11,9 +11,9 @@ import ipywidgets as widgets
 import pytest
 from PIL import Image
 
-from lcm_nb.panel import HISTORY, describe
-from lcm_nb.panel import Panel as RealPanel
-from lcm_nb.recipes import recipe_for
+from lcm_nb.settings import recipe_for
+from lcm_nb.widgets.panel import HISTORY, describe
+from lcm_nb.widgets.panel import Panel as RealPanel
 
 SETTINGS = recipe_for("text-to-image").settings
 SECONDS = 60  # only a hanging test waits that long
@@ -453,7 +453,7 @@ def test_there_is_nothing_to_save_before_the_first_picture(panel, tmp_path, monk
 
 
 def test_the_panel_knows_neither_torch_nor_diffusers(environment):
-    check = "import sys, lcm_nb.panel; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    check = "import sys, lcm_nb.widgets.panel; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

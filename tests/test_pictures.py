@@ -1,94 +1,135 @@
-"""Widgets that take and show pictures, on ipywidgets 7 and 8."""
+"""Pictures that users bring: what is read, what is refused, and what becomes of it."""
 
 import io
 
-import ipywidgets
+import numpy as np
 import pytest
 from PIL import Image
 
-from lcm_nb.images import read_image
-from lcm_nb.pictures import ImageInput, Pair
-from lcm_nb.recipes import EXAMPLE
+from lcm_nb import pictures as images
 
 
-def png(colour: str) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(buffer, format="PNG")
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def upload(widget: ImageInput, content: bytes, name: str = "mine.png") -> None:
-    """Do what the browser does when a file is chosen."""
-    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": 0}
-    if ipywidgets.__version__.startswith("7."):
-        widget.upload.set_trait("value", {name: {"metadata": file, "content": content}})
-    else:
-        import datetime
-
-        file |= {"last_modified": datetime.datetime.now(datetime.UTC), "content": memoryview(content)}
-        widget.upload.value = (file,)
-
-
 @pytest.fixture
-def taken():
-    """An input, and the values that it took in turn."""
-    widget, values = ImageInput("image"), []
-    widget.observe(lambda change: values.append(change.new), "value")
-    return widget, values
+def picture() -> Image.Image:
+    """A red picture, 64 x 32, with a blue left half."""
+    image = Image.new("RGB", (64, 32), "red")
+    image.paste("blue", (0, 0, 32, 32))
+    return image
 
 
-def test_it_starts_with_the_sections_own_picture(taken):
-    assert taken[0].value == EXAMPLE
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_paths_bytes_and_images_are_read(tmp_path, picture, kind):
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(picture, kind))
+    for source in (path, str(path), path.read_bytes(), picture):
+        found = images.read_image(source)
+        assert (found.mode, found.size) == ("RGB", (64, 32))
+        assert found.getpixel((5, 5))[2] > 200 > found.getpixel((5, 5))[0]
 
 
-def test_an_upload_becomes_a_path_of_that_picture(taken):
-    widget, values = taken
-    upload(widget, png("red"))
-    assert values == [widget.value]
-    assert read_image(widget.value).getpixel((3, 3)) == (255, 0, 0)
+def test_a_camera_s_orientation_is_honoured(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    found = images.read_image(encoded(picture, "JPEG", exif=exif))
+    assert found.size == (32, 64)
+    assert found.getpixel((16, 5))[2] > 200  # what was left is on top
 
 
-def test_the_same_file_is_taken_again_after_the_example(taken):
-    widget, values = taken
-    upload(widget, png("red"))
-    widget.example.click()
-    upload(widget, png("red"))
-    assert len(values) == 3
-    assert values[0] == values[2] != values[1] == EXAMPLE
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_turns_white(mode):
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0)).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = image.getpixel((0, 0))
+    assert images.read_image(encoded(image)).getpixel((3, 3)) == (255, 255, 255)
 
 
-def test_a_file_that_is_no_picture_is_refused_each_time_and_the_last_one_stays(taken):
-    widget, values = taken
-    upload(widget, png("red"))
-    told = []
-    widget.observe(lambda change: told.append(change.new), "error")
-    for _ in range(2):
-        upload(widget, b"no picture", "mine.txt")
-    assert len(values) == 1
-    assert [text for text in told if text] == [
-        "The uploaded file is not a PNG, JPEG or WebP picture; convert it to one of these."
-    ] * 2
+def refusals(picture):
+    whole = encoded(picture)
+    return {
+        "a web address; download": "https://example.org/fox.png",
+        "There is no file nowhere.png": "nowhere.png",
+        "not a PNG, JPEG or WebP": encoded(picture, "GIF"),
+        "is damaged": whole[: len(whole) // 2],
+        "is no picture; give a path": 7,
+        "megapixels": encoded(Image.new("1", (9000, 9000))),
+        "at least 16": encoded(Image.new("RGB", (8, 8))),
+    }
 
 
-def test_code_may_set_a_picture_or_a_path(taken, tmp_path):
-    widget, _ = taken
-    widget.value = Image.new("RGB", (32, 32), "blue")
-    assert read_image(widget.value).getpixel((0, 0)) == (0, 0, 255)
-    path = tmp_path / "green.png"
-    path.write_bytes(png("green"))
-    widget.value = path
-    assert widget.value == str(path)
-    with pytest.raises(ValueError, match="There is no file"):
-        widget.value = str(tmp_path / "none.png")
-    assert widget.value == str(path)
+@pytest.mark.parametrize("message", list(refusals(Image.new("RGB", (20, 20)))))
+def test_what_is_refused_says_why_and_what_to_do(picture, message):
+    with pytest.raises(ValueError, match=message):
+        images.read_image(refusals(picture)[message])
 
 
-def test_both_views_show_the_same_pictures():
-    pair = Pair()
-    pair.show("before", png("red"), "png")
-    pair.show("after", png("blue"), "png")
-    assert (pair.compare.before, pair.compare.after) == (png("red"), png("blue"))
-    assert [picture.value for picture in pair.pictures] == [png("red"), png("blue")]
-    assert (pair.compare.layout.display, pair.children[1].layout.display) == (None, "none")
-    pair.side_by_side.value = True
-    assert (pair.compare.layout.display, pair.children[1].layout.display) == ("none", "flex")
+def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    path = tmp_path / "large.png"
+    path.write_bytes(b"x" * 11)
+    with pytest.raises(ValueError, match="Make it smaller"):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((256, 256), (256, 256)), ((1600, 1200), (288, 224)), ((300, 900), (160, 448))]
+)
+def test_fitting_keeps_proportions(size, expected):
+    found = images.fit_image(Image.new("RGB", size), side=256, multiple=32)
+    assert found.size == expected
+
+
+def test_fitting_cuts_edges_and_stretches_nothing():
+    circle = np.zeros((600, 1000, 3), np.uint8)
+    yy, xx = np.mgrid[:600, :1000]
+    circle[(yy - 300) ** 2 + (xx - 500) ** 2 < 200**2] = 255
+    found = np.asarray(images.fit_image(Image.fromarray(circle), side=256, multiple=64))[..., 0] > 127
+    width, height = found.any(0).sum(), found.any(1).sum()
+    assert abs(int(width) - int(height)) <= 1
+
+
+def test_canny_is_the_guide_s_map(picture):
+    import cv2
+
+    expected = cv2.Canny(np.array(picture), 100, 200)
+    found = np.asarray(images.canny(picture))
+    assert found.shape == (32, 64, 3)
+    assert np.array_equal(found, np.stack([expected] * 3, axis=2))
+    assert found.any()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 200), (100, 1001), (200, 100)])
+def test_canny_refuses_thresholds_out_of_order(picture, low, high):
+    with pytest.raises(ValueError, match=str(low) if low != 100 else str(high)):
+        images.canny(picture, low, high)
+
+
+def test_a_picture_from_memory_is_kept_as_a_file(picture):
+    path = images.keep_image(picture)
+    assert images.keep_image(picture) == path
+    assert np.array_equal(images.read_image(path), picture)
+    assert images.keep_image(path) == path
+
+
+def test_the_guide_s_own_picture_is_taken_from_the_hub_s_cache(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="documentation-images is not in .*, and HF_HUB_OFFLINE forbids downloads"):
+        images.example_image("controlnet", "guide")
+    repository, revision = tmp_path / "datasets--huggingface--documentation-images", 40 * "0"
+    kept = repository / "snapshots" / revision / "diffusers" / "input_image_vermeer.png"
+    kept.parent.mkdir(parents=True)
+    picture.save(kept)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    assert np.array_equal(images.example_image("controlnet", "guide"), picture.resize((512, 512)))
+    assert np.array_equal(images.example_image("t2i-adapter", "guide"), picture)
+
+
+def test_a_section_without_a_picture_has_no_example():
+    with pytest.raises(ValueError, match="'style-lora' starts from no picture; these sections do: image-to-image"):
+        images.example_image("style-lora")

@@ -7,8 +7,8 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from lcm_nb import plots
-from lcm_nb.profiles import MINI
+from lcm_nb.models.checkpoints import MINI
+from lcm_nb.tutorial import plots
 
 
 @pytest.fixture(scope="module")

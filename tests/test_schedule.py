@@ -6,7 +6,7 @@ import torch
 from diffusers import LCMScheduler
 
 from lcm_nb import schedule
-from lcm_nb.profiles import checkpoints
+from lcm_nb.models.checkpoints import checkpoints
 
 
 @pytest.mark.parametrize("steps", range(1, 51))

@@ -20,7 +20,7 @@ from diffusers import (
 from PIL import Image
 
 import lcm_nb
-from lcm_nb.recipes import SECTIONS
+from lcm_nb.settings import SECTIONS
 
 OTHERS = [section for section in SECTIONS if section != "text-to-image"]
 PICTURES = ["image-to-image", "controlnet", "t2i-adapter"]
@@ -185,7 +185,7 @@ def test_a_run_without_a_step_is_refused_with_the_remedy(steps, strength):
 
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (4, 1.0), (8, 0.3), (3, 0.34), (1, 1.0), (50, 0.1)])
 def test_the_timesteps_that_were_planned_run(steps, strength):
-    from lcm_nb.recipes import planned_timesteps
+    from lcm_nb.settings import planned_timesteps
 
     result = studio_of("image-to-image").generate(num_inference_steps=steps, strength=strength)
     assert result.timesteps == planned_timesteps(result.settings)
@@ -216,8 +216,8 @@ def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
 
 
 def _plain_call(section, studio):
-    from lcm_nb.recipes import complete
-    from lcm_nb.sections import call_arguments, input_image, source_image
+    from lcm_nb.runtimes.diffusers import call_arguments, input_image, source_image
+    from lcm_nb.settings import complete
 
     settings = complete(section, {})
     source, _ = source_image(section, studio.pipe, studio.checkpoints, settings)
@@ -276,11 +276,11 @@ def test_the_panel_says_what_will_run_and_never_runs_nothing():
 
 
 def test_a_dtype_that_diffusers_ignores_is_noticed(monkeypatch):
-    from lcm_nb.sections import load_pipeline
+    from lcm_nb.runtimes.diffusers import load_pipeline
 
     names = dataclasses.replace(lcm_nb.checkpoints("text-to-image"), dtype=torch.bfloat16)
     load_pipeline("text-to-image", names)
-    monkeypatch.setattr("lcm_nb.profiles.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
+    monkeypatch.setattr("lcm_nb.models.checkpoints.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
     with pytest.raises(
         RuntimeError, match=r"unet came as torch.float16, torch.float32 instead of torch.bfloat16: this diffusers"
     ):

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-from lcm_nb import cli
-from lcm_nb.stamp import START, stamp
+from stamp import START, main, stamp
 
 FIRST, SECOND = ("owner/name", "v1.0"), ("Other-1/na.me_2", "a1b2c3")
 
@@ -128,16 +126,16 @@ def test_a_file_without_a_place_is_refused_before_anything_is_written(checkout):
 
 def test_the_command_stamps_the_folder_where_it_runs(checkout, monkeypatch, capsys):
     monkeypatch.chdir(checkout)
-    assert cli.main(["stamp", "--repo", "owner/name", "--ref", "v1.0"]) == 0
+    assert main(["--repo", "owner/name", "--ref", "v1.0"]) == 0
     assert str(checkout / START) in capsys.readouterr().out.splitlines()
-    assert cli.main(["stamp"]) == 0
+    assert main([]) == 0
     assert not linked((checkout / "README.md").read_text())
 
 
 def test_the_command_refuses_another_folder_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("mine")
-    assert cli.main(["stamp", "--repo", "owner/name", "--ref", "v1.0"]) == 2
+    assert main(["--repo", "owner/name", "--ref", "v1.0"]) == 2
     error = capsys.readouterr().err
     assert "is no checkout of lcm_nb" in error and error.count("\n") == 1
     assert (tmp_path / "README.md").read_text() == "mine"

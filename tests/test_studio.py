@@ -15,7 +15,7 @@ from safetensors import safe_open
 from sd_parsers import ParserManager
 
 import lcm_nb
-from lcm_nb.profiles import MINI
+from lcm_nb.models.checkpoints import MINI
 
 SECTION = "text-to-image"
 PROMPT = "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k"
@@ -421,7 +421,7 @@ import resource
 import torch
 from diffusers import AutoencoderTiny
 import lcm_nb
-from lcm_nb import profiles
+from lcm_nb.models import checkpoints as profiles
 
 vae = AutoencoderTiny.from_pretrained(profiles.MINI / "base" / "vae")
 latents = torch.zeros(1, vae.config.latent_channels, 16, 16)

@@ -16,13 +16,14 @@ from torch import nn
 
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
 
-from lcm_nb.judge import Judge
-from lcm_nb.profiles import DTYPE_ARGUMENT, MINI
-from lcm_nb.training import card, data, distill, evaluate, loop, lora, own, scenes, sections, ship, teacher, text
-from lcm_nb.training import judge as judging
+from lcm_nb.models.checkpoints import DTYPE_ARGUMENT, MINI
+from lcm_nb.training import card, data, distill, evaluate, loop, lora, own, scenes, ship, teacher, text
+from lcm_nb.training import measure_sections as sections
+from lcm_nb.training import train_judge as judging
 from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.styles import STYLES
 from lcm_nb.training.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
+from lcm_nb.tutorial.judge import Judge
 
 COUNT = 400  # scenes looked at
 

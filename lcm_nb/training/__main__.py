@@ -34,6 +34,8 @@ STAGES = {
     "ship": dict(),
     "own": dict(minutes=10, batch_size=32, learning_rate=3e-4, family="sd"),
 }
+# stages whose module is not of their name
+MODULES = {"judge": "train_judge"}
 # what is different for the SD family, which starts from trained weights
 SD = {"teacher": dict(minutes=40, learning_rate=5e-4), "lora": dict(minutes=15)}
 # sizes that only prove that a stage runs
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     defaults |= SMOKE[stage] if given.get("smoke") else {}
     if "steps" in given and "minutes" not in given:
         defaults["minutes"] = math.inf
-    importlib.import_module(f".{stage}", __package__).run(Settings(**defaults | given))
+    importlib.import_module(f".{MODULES.get(stage, stage)}", __package__).run(Settings(**defaults | given))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from ..judge import Judge
-from ..judge import load as load_judge
+from ..tutorial.judge import Judge
+from ..tutorial.judge import load as load_judge
 from . import evaluate, own
 from .evaluate import Rows
 from .loop import Settings, make_accelerator

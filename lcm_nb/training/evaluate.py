@@ -22,15 +22,15 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from ..judge import Judge
-from ..profiles import reuse_memory
+from ..models.checkpoints import reuse_memory
+from ..tutorial.judge import Judge
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
 from .distill import W_UNIT
-from .judge import accuracies, as_batch, judge_pictures, right
 from .loop import FLOAT32, Settings, fingerprint, made_by
 from .scenes import Painter, labels
 from .ship import draw_examples, megabytes
+from .train_judge import accuracies, as_batch, judge_pictures, right
 
 SEED = 2_000_003  # neither the generator nor the judge sees this stream
 SINGLES, PAIRS = 1_000, 300
@@ -227,7 +227,7 @@ def measure(
 MEMORY_PROBE = """
 import re, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from lcm_nb.profiles import DTYPE_ARGUMENT, reuse_memory
+from lcm_nb.models.checkpoints import DTYPE_ARGUMENT, reuse_memory
 
 reuse_memory()
 work, loading = sys.argv[1], {DTYPE_ARGUMENT: torch.float32}
@@ -258,7 +258,7 @@ def sheet(pipe, captions: Sequence[str], columns: int, *, steps: int = 4) -> Ima
 
 def run(settings: Settings) -> Path:
     """Measure, then write figures.json, sheets and MODEL_CARD.md to ``work/card``, and ``work/examples``."""
-    from . import sections
+    from . import measure_sections as sections
     from .card import write
 
     work = settings.work

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from ..judge import Judge
-from ..profiles import MINI
+from ..models.checkpoints import MINI
+from ..tutorial.judge import Judge
 from . import data, evaluate, text
 from .distill import (
     SKIP,
@@ -37,10 +37,10 @@ from .distill import (
     student_of,
     update_target,
 )
-from .judge import accuracies, judge_pictures
 from .loop import FLOAT32, Optimizer, Settings, learning_rate_factor, made_by, make_accelerator
 from .scenes import labels
 from .teacher import Teacher, encode_pictures, use_fast_attention
+from .train_judge import accuracies, judge_pictures
 
 SHARD = Path("shard", "latents.safetensors")
 PICTURES, DEVIATIONS = 3_000, 5  # in the shard; int8 covers so many standard deviations of each channel

@@ -21,10 +21,10 @@ from diffusers import (
 )
 from PIL import Image
 
-from .images import canny, example_image, fit_image, read_image
-from .plans import plan_for
-from .profiles import DTYPE_ARGUMENT, Checkpoints
-from .recipes import EXAMPLE, LORAS, RECIPES
+from ..models.checkpoints import DTYPE_ARGUMENT, Checkpoints
+from ..models.plans import plan_for
+from ..pictures import canny, example_image, fit_image, read_image
+from ..settings import EXAMPLE, LORAS, RECIPES
 
 PIPELINES = {
     "text-to-image": StableDiffusionXLPipeline,
@@ -254,7 +254,7 @@ def _imports(kinds: list[str], settings: Mapping[str, object]) -> list[str]:
     if settings.get("detect_edges"):
         lines = ["import cv2", "import numpy as np", *lines, "from PIL import Image"]
     if "image" in settings:
-        lines += ["", "from lcm_nb.images import example_image, fit_image, read_image"]
+        lines += ["", "from lcm_nb.pictures import example_image, fit_image, read_image"]
     return lines
 
 

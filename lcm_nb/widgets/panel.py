@@ -16,9 +16,9 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from .images import encode_image
-from .pictures import ImageInput, Pair
-from .recipes import Setting, slug
+from ..pictures import encode_image
+from ..settings import Setting, slug
+from .inputs import ImageInput, Pair
 
 SOURCE = ("image", "detect_edges", "low_threshold", "high_threshold")  # settings that decide what the pipeline is given
 HISTORY = 6  # pictures kept to go back to
@@ -78,7 +78,7 @@ class Panel(widgets.VBox):
     Parameters
     ----------
     settings
-        Name -> :class:`~lcm_nb.recipes.Setting`; each becomes a control of that name.
+        Name -> :class:`~lcm_nb.settings.Setting`; each becomes a control of that name.
     run
         Draws: ``run(on_step=callable, **settings)`` returns a result with ``image``,
         ``settings``, ``timesteps``, ``seconds``, ``note`` and ``save``, with ``given`` also

@@ -1,10 +1,12 @@
 """Write a repository's address into a checkout: badges in README and notebooks, and what Colab installs.
 
-``lcm-nb stamp --repo OWNER/NAME --ref TAG`` stamps, ``lcm-nb stamp`` takes the stamp away again.
+``python .ci/stamp.py --repo OWNER/NAME --ref TAG`` stamps, without options it takes the stamp away again.
 """
 
+import argparse
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -125,3 +127,22 @@ def _replaced(pattern: re.Pattern, new: str, text: str, path: Path) -> str:
         what = f"lines {OPEN} and {CLOSE}" if pattern is BETWEEN else "lines '%pip install --quiet ...'"
         raise ValueError(f"{path.name} has {count} {what} to stamp; leave exactly one, as in {START}.")
     return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Stamp the checkout in the current folder and print what changed; return 0, or 2 after an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="the repository on GitHub")
+    parser.add_argument("--ref", metavar="TAG", help="the tag, branch or commit to open and install")
+    given = parser.parse_args(argv)
+    try:
+        changed = stamp(Path.cwd(), given.repo, given.ref)
+    except ValueError as error:
+        print(f"stamp: {error}", file=sys.stderr)
+        return 2
+    print(*changed or ["Nothing to change."], sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

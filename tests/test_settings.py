@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lcm_nb
-from lcm_nb.recipes import RECIPES, SECTIONS, complete, planned_timesteps, recipe_for
+from lcm_nb.settings import RECIPES, SECTIONS, complete, planned_timesteps, recipe_for
 
 GUIDE = {
     "prompt": "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",

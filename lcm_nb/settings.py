@@ -36,7 +36,7 @@ class Recipe:
     """A section of the guide.
 
     ``mini`` maps the names that ``lcm_nb.checkpoints`` gives to folders of ``lcm_nb/mini``;
-    what the guide profile takes from the Hub is in ``lcm_nb.plans``.
+    what the guide profile takes from the Hub is in ``lcm_nb.models.plans``.
     """
 
     title: str
@@ -203,7 +203,7 @@ def complete(
 ) -> dict[str, object]:
     """Return ``settings`` checked, converted, and completed from the guide's section.
 
-    Pictures come back as paths of files (:func:`lcm_nb.images.keep_image`). ``known`` are the
+    Pictures come back as paths of files (:func:`lcm_nb.pictures.keep_image`). ``known`` are the
     settings that there are, those of the mini profile if left out.
 
     Raises
@@ -251,7 +251,7 @@ def _switch(name: str, spec: Setting, value: object) -> bool:
 
 
 def _picture(name: str, spec: Setting, value: object) -> str:
-    from .images import keep_image  # imports Pillow and NumPy, which reading recipes need not wait for
+    from .pictures import keep_image  # imports Pillow and NumPy, which reading recipes need not wait for
 
     return value if isinstance(value, str) and value == EXAMPLE else keep_image(value)
 

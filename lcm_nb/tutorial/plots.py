@@ -1,6 +1,6 @@
 """Plots of the notebooks: one style for all, and a curve and a picture that change while a cell runs.
 
-``plt.style.use(lcm_nb.plots.STYLE)`` sets the style. Its colours (Okabe and Ito, 2008) can be told
+``plt.style.use(lcm_nb.tutorial.plots.STYLE)`` sets the style. Its colours (Okabe and Ito, 2008) can be told
 apart without full colour vision, and each line has a marker and a dash of its own.
 """
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
+from ..settings import LORAS, recipe_for
 from .plans import MAIN, Plan, models, plan_for
-from .recipes import LORAS, recipe_for
 
 PARTS = ("base", "unet", "controlnet", "adapter", "vae", "lcm_lora", "loras")
 PROFILES = ("mini", "guide")
-MINI = Path(__file__).parent / "mini"
+MINI = Path(__file__).parents[1] / "mini"
 MINI_LCM_LORA, MINI_LORA_PARTS = "lcm-lora-sdv1-5", {"base": "sd", "lcm_lora": "lcm-lora", "loras": "sd-loras"}
 # diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
 _NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
@@ -32,7 +32,7 @@ class Checkpoints:
     ``base``, ``unet``, ``controlnet``, ``adapter``, ``vae``, ``lcm_lora`` and ``loras`` are Hub names
     or folders, None where there is none; ``styles`` names the LoRAs in ``loras``. ``device`` goes to
     ``pipe.to``. ``variants`` and ``revisions`` map parts to what is set for them, and ``measures``
-    are what is done to fit the device's memory (:mod:`lcm_nb.doctor`).
+    are what is done to fit the device's memory (:mod:`lcm_nb.models.doctor`).
     """
 
     base: str
@@ -139,7 +139,7 @@ def checkpoints(
     profile, device
         As in :func:`lcm_nb.load`.
     model
-        One of ``lcm_nb.plans.models(section)``; default: the guide's. The mini family has the guide's and,
+        One of ``lcm_nb.models.plans.models(section)``; default: the guide's. The mini family has the guide's and,
         where a section has it, "lcm-lora-sdv1-5".
 
     Raises

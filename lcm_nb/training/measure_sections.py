@@ -11,17 +11,17 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..images import canny
-from ..judge import Judge
-from ..profiles import MINI_LCM_LORA, Checkpoints, mini_checkpoints, resolve_device
-from ..recipes import LORAS, RECIPES
-from ..sections import LCM_LORA, load_pipeline, styles
+from ..models.checkpoints import MINI_LCM_LORA, Checkpoints, mini_checkpoints, resolve_device
+from ..pictures import canny
+from ..runtimes.diffusers import LCM_LORA, load_pipeline, styles
+from ..settings import LORAS, RECIPES
+from ..tutorial.judge import Judge
 from . import data, evaluate
 from .evaluate import GUIDANCE, TEACHER_GUIDANCE, Rows, arrange
-from .judge import accuracies, judge_pictures
 from .loop import FLOAT32, fingerprint, made_by
 from .scenes import Painter, labels
 from .teacher import FAMILIES
+from .train_judge import accuracies, judge_pictures
 
 SEED = 4_000_037  # neither training nor the judge nor the other tables see this stream
 CASES = 500

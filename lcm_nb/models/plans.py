@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from .recipes import RECIPES, recipe_for
+from ..settings import RECIPES, recipe_for
 
 PINS = Path(__file__).with_name("pins.json")  # written by `lcm-nb pin`
 MAIN = "main"

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from .checkpoints import Checkpoints, checkpoints, peft_problem, versions
 from .hub import absent, bring, cache_folder, cached, disk_problem, free_disk, gigabytes
 from .plans import FP16_VAE, VAE, Plan, Source, plan_for
-from .profiles import Checkpoints, checkpoints, peft_problem, versions
 
 # What a device needs beside weights and live tensors, an assumption: CUDA's context, and what the
 # allocator and the kernels borrow.

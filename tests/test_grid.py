@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcm_nb.figures import LINE, MARGIN, Grid, sweep_axes
+from lcm_nb.grid import LINE, MARGIN, Grid, sweep_axes
 
 WIDTH, HEIGHT = 200, 120
 

@@ -13,7 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-FOLDER = Path(__file__).parent / "mini" / "judge"
+FOLDER = Path(__file__).parents[1] / "mini" / "judge"
 
 
 class Judge(ModelMixin, ConfigMixin):

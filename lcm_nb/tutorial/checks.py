@@ -90,7 +90,7 @@ def recognised(
     seeds, least
         Seeds to draw with, and how many of the pictures must be right.
     wanted
-        What the judge must see, in words of ``lcm_nb.judge``: one or more of ``subject``,
+        What the judge must see, in words of ``lcm_nb.tutorial.judge``: one or more of ``subject``,
         ``background``, ``palette`` and ``medium``. Other names are settings of the section.
     """
     labels = {name: wanted.pop(name) for name in LABELS if name in wanted}
@@ -127,7 +127,7 @@ def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
     """Check that canny thresholds leave a tenth to a half of a section's edge pixels (exercise E4.1)."""
     if _untouched(low) or _untouched(high):
         return _hint("raise the thresholds above 100 and 200.")
-    from .images import canny, example_image
+    from ..pictures import canny, example_image
 
     picture = example_image(section, "mini")
     try:
@@ -251,7 +251,7 @@ def consistency_function(function: Callable) -> bool:
     """Check ``function(z, velocity, alpha, sigma, t)`` against Eq. 9 at some timesteps (exercise E8.2)."""
     import torch
 
-    from .schedule import alphas_cumprod, boundary_scalings
+    from ..schedule import alphas_cumprod, boundary_scalings
 
     z, velocity = torch.randn(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     for t in (999, 499, 19, 0):
@@ -301,7 +301,7 @@ def _teacher():
     """Return the mini base pipeline as it is: its own UNet, with DDIM."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
-    from .profiles import checkpoints
+    from ..models.checkpoints import checkpoints
 
     names = checkpoints("text-to-image", "mini", "cpu")
     pipe = StableDiffusionXLPipeline.from_pretrained(names.base, **names.loading["base"])
@@ -353,7 +353,7 @@ def _ddim_case() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], np.ndarray]
 @lru_cache
 def _measured(sampler: str, figure: str) -> dict[int, float]:
     """Return one figure of the model card's table by number of steps, fewest first."""
-    from .profiles import MINI
+    from ..models.checkpoints import MINI
 
     rows = json.loads((MINI / "figures.json").read_text())["table"]
     return dict(sorted((row["steps"], row[figure]) for row in rows if row["sampler"] == sampler))
@@ -396,8 +396,8 @@ def _distillation_forwards() -> int:
     """Return the latents that pass through all UNets in one update, for each picture of its batch."""
     from pathlib import Path
 
-    from .training import own
-    from .training.loop import Settings
+    from ..training import own
+    from ..training.loop import Settings
 
     accelerator, sizes, count = own.make_accelerator(), [], 2
     base, teacher = own.load_teacher(accelerator.device)
@@ -413,7 +413,7 @@ def _distillation_forwards() -> int:
 
 @lru_cache(maxsize=1)  # memory is short on Binder
 def _studio(section: str = "text-to-image", model: str | None = None):
-    from .studio import load
+    from ..studio import load
 
     return load(section, "mini", "cpu", model)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from ..judge import Judge
+from ..tutorial.judge import Judge
 from . import data
 from .loop import Settings, make_accelerator, train
 from .scenes import Painter, labels

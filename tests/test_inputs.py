@@ -1,0 +1,94 @@
+"""Widgets that take and show pictures, on ipywidgets 7 and 8."""
+
+import io
+
+import ipywidgets
+import pytest
+from PIL import Image
+
+from lcm_nb.pictures import read_image
+from lcm_nb.settings import EXAMPLE
+from lcm_nb.widgets.inputs import ImageInput, Pair
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def upload(widget: ImageInput, content: bytes, name: str = "mine.png") -> None:
+    """Do what the browser does when a file is chosen."""
+    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": 0}
+    if ipywidgets.__version__.startswith("7."):
+        widget.upload.set_trait("value", {name: {"metadata": file, "content": content}})
+    else:
+        import datetime
+
+        file |= {"last_modified": datetime.datetime.now(datetime.UTC), "content": memoryview(content)}
+        widget.upload.value = (file,)
+
+
+@pytest.fixture
+def taken():
+    """An input, and the values that it took in turn."""
+    widget, values = ImageInput("image"), []
+    widget.observe(lambda change: values.append(change.new), "value")
+    return widget, values
+
+
+def test_it_starts_with_the_sections_own_picture(taken):
+    assert taken[0].value == EXAMPLE
+
+
+def test_an_upload_becomes_a_path_of_that_picture(taken):
+    widget, values = taken
+    upload(widget, png("red"))
+    assert values == [widget.value]
+    assert read_image(widget.value).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_the_same_file_is_taken_again_after_the_example(taken):
+    widget, values = taken
+    upload(widget, png("red"))
+    widget.example.click()
+    upload(widget, png("red"))
+    assert len(values) == 3
+    assert values[0] == values[2] != values[1] == EXAMPLE
+
+
+def test_a_file_that_is_no_picture_is_refused_each_time_and_the_last_one_stays(taken):
+    widget, values = taken
+    upload(widget, png("red"))
+    told = []
+    widget.observe(lambda change: told.append(change.new), "error")
+    for _ in range(2):
+        upload(widget, b"no picture", "mine.txt")
+    assert len(values) == 1
+    assert [text for text in told if text] == [
+        "The uploaded file is not a PNG, JPEG or WebP picture; convert it to one of these."
+    ] * 2
+
+
+def test_code_may_set_a_picture_or_a_path(taken, tmp_path):
+    widget, _ = taken
+    widget.value = Image.new("RGB", (32, 32), "blue")
+    assert read_image(widget.value).getpixel((0, 0)) == (0, 0, 255)
+    path = tmp_path / "green.png"
+    path.write_bytes(png("green"))
+    widget.value = path
+    assert widget.value == str(path)
+    with pytest.raises(ValueError, match="There is no file"):
+        widget.value = str(tmp_path / "none.png")
+    assert widget.value == str(path)
+
+
+def test_both_views_show_the_same_pictures():
+    pair = Pair()
+    pair.show("before", png("red"), "png")
+    pair.show("after", png("blue"), "png")
+    assert (pair.compare.before, pair.compare.after) == (png("red"), png("blue"))
+    assert [picture.value for picture in pair.pictures] == [png("red"), png("blue")]
+    assert (pair.compare.layout.display, pair.children[1].layout.display) == (None, "none")
+    pair.side_by_side.value = True
+    assert (pair.compare.layout.display, pair.children[1].layout.display) == ("none", "flex")
