@@ -7,18 +7,11 @@
 
 import logging
 
-from .settings import SECTIONS
+import lazy_loader
 
 __version__ = "0.1.0"
-_HOME = {
-    "canny": "pictures",
-    "checkpoints": "models.checkpoints",
-    "example_image": "pictures",
-    "info": "models.checkpoints",
-    "load": "studio",
-    "reproduce": "studio",
-}
-__all__ = ["SECTIONS", *_HOME]
+# Nothing is imported before it is used; the names are in __init__.pyi, where editors and type checkers see them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 # Lines that every load would print and that ask nothing of the reader: an AutoencoderTiny serves
 # well in SDXL's pipeline, no image processor is used, the LoRAs are of the UNet alone, and SDXL's
@@ -38,16 +31,3 @@ for _logger in (
     "transformers.utils.import_utils",
 ):
     logging.getLogger(_logger).addFilter(lambda record: not record.getMessage().startswith(_EXPECTED))
-
-
-def __getattr__(name: str):
-    """Import torch and diffusers only when something is asked of them."""
-    from importlib import import_module
-
-    if name not in _HOME:
-        raise AttributeError(f"lcm_nb has no name {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .models.plans import models
-from .settings import RECIPES, SECTIONS, complete, slug
+from .sections import BY_NAME, SECTIONS
+from .settings import complete, slug
 
 SECTION = "text-to-image"
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--guidance", "guidance_scale", float),
         ("--seed", "seed", int),
     ):
-        spec = RECIPES[SECTION].settings[name]
+        spec = BY_NAME[SECTION].settings[name]
         draw.add_argument(option, dest=name, type=kind, default=spec.default, help=f"{spec.help} ({spec.default})")
     draw.add_argument("--output", type=Path, metavar="FILE.png", help="where to save it (a name made of the prompt)")
     draw.set_defaults(command=_draw)
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from .models.checkpoints import info  # imports torch, which --help need not wait for
+    from .models.device import info  # imports torch, which --help need not wait for
 
     facts = info()
     width = max(map(len, facts))
@@ -68,7 +68,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _draw(arguments: argparse.Namespace) -> None:
     names = ("prompt", "num_inference_steps", "guidance_scale", "seed")
-    settings = complete(SECTION, {name: getattr(arguments, name) for name in names})  # refuses before models load
+    settings = complete(BY_NAME[SECTION].settings, {name: getattr(arguments, name) for name in names}, owner=SECTION)
     path = arguments.output or Path(f"{slug(arguments.prompt)}.png")
 
     from .studio import load
@@ -79,10 +79,12 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from .models.device import resolve_device
     from .models.doctor import examine
+    from .models.plans import plan_for
 
-    sections = [arguments.section] if arguments.section else SECTIONS
-    reports = [examine(section, arguments.device, arguments.model) for section in sections]
+    sections, device = [arguments.section] if arguments.section else SECTIONS, resolve_device(arguments.device)
+    reports = [examine(plan_for(section, arguments.model), device) for section in sections]
     print("\n\n".join(report.text for report in reports))
     return int(any(report.problems for report in reports))
 
@@ -94,7 +96,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
     plans = {section: plan_for(section, arguments.model) for section in arguments.section or SECTIONS}
     for section, plan in plans.items():
         bring(plan.sources)
-        print(f"{section}: {arguments.model or models(section)[0]} is here, whole and checked")
+        print(f"{section}: {plan.model.name} is here, whole and checked")
 
 
 def _pin(arguments: argparse.Namespace) -> None:

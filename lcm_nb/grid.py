@@ -1,12 +1,13 @@
 """Labelled grids of pictures."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 Axis = tuple[str, list]
 MARGIN, LINE = 8, 22
+ACROSS = 4  # pictures of a run in a line
 
 
 def sweep_axes(lists: Mapping[str, object]) -> tuple[Axis, Axis | None, list[dict]]:
@@ -79,6 +80,19 @@ class Grid:
             for i in range(across):
                 sheet.paste(self.results[j * across + i].image, (left + i * (width + MARGIN), y))
         return sheet
+
+
+def row(images: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures beside each other, four at most in a line; one picture is returned as it is."""
+    if len(images) == 1:
+        return images[0]
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    across = min(len(images), ACROSS)
+    down = -(-len(images) // across)
+    sheet = Image.new("RGB", (across * (width + MARGIN) - MARGIN, down * (height + MARGIN) - MARGIN), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % across * (width + MARGIN), i // across * (height + MARGIN)))
+    return sheet
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -10,10 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .settings import RECIPES
-
-EXAMPLES = Path(__file__).parent / "mini" / "examples"
-GUIDE_SIZES = {"controlnet": (512, 512)}  # what the guide's code resizes its picture to
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
@@ -85,52 +81,15 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def example_image(section: str, profile: str | None = None) -> Image.Image:
-    """Return the picture that a section starts from when it is given none.
-
-    Parameters
-    ----------
-    section
-        One of ``lcm_nb.SECTIONS`` that starts from a picture.
-    profile
-        "mini" for a scene of this project, "guide" for the guide's picture, which is
-        downloaded once; default as in ``lcm_nb.load``.
-
-    Raises
-    ------
-    ValueError
-        If the section starts from no picture; the message lists those that do.
-    OSError
-        If the guide's picture is not here and cannot be downloaded (:class:`lcm_nb.models.hub.HubError`).
-    """
-    from .models.checkpoints import resolve_profile
-
-    sections = [name for name, recipe in RECIPES.items() if "image" in recipe.settings]
-    if section not in sections:
-        raise ValueError(f"{section!r} starts from no picture; these sections do: {', '.join(sections)}.")
-    if resolve_profile(profile) == "mini":
-        return read_image(EXAMPLES / f"{section}.png")
-    image = read_image(_guide_file(section))
-    return image.resize(GUIDE_SIZES[section]) if section in GUIDE_SIZES else image
-
-
-@lru_cache
-def _guide_file(section: str) -> str:
-    from .models.hub import bring
-    from .models.plans import plan_for
-
-    source = plan_for(section).sources["picture"]
-    return str(bring({"picture": source}, tell=lambda line: None)["picture"] / source.texts[0])
-
-
-def fit_image(image: Image.Image, *, side: int, multiple: int) -> Image.Image:
+def fit_image(image: Image.Image, *, side: int, multiple: int, keep: bool = False) -> Image.Image:
     """Return a picture of about ``side`` x ``side`` pixels' area in its own proportions.
 
     Both sides become multiples of ``multiple``; what does not fit them is cut off at
-    the edges, and nothing is stretched. A picture that fits already is returned as it is.
+    the edges, and nothing is stretched. A picture that fits already is returned as it is, and with
+    ``keep`` one of any area: scaling breaks the thin lines of a map of edges.
     """
     width, height = image.size
-    if not (width % multiple or height % multiple) and 0.4 < width * height / side**2 < 1.8:
+    if not (width % multiple or height % multiple) and (keep or 0.4 < width * height / side**2 < 1.8):
         return image
     scale = side / (width * height) ** 0.5
     size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))

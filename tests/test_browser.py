@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lcm_nb.settings import RECIPES
+from lcm_nb.sections import BY_NAME as RECIPES
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import pytest
 from PIL import Image
 
-from lcm_nb.settings import recipe_for
+from lcm_nb.sections import section_for as recipe_for
 from lcm_nb.widgets.panel import HISTORY, describe
 from lcm_nb.widgets.panel import Panel as RealPanel
 

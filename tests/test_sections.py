@@ -20,7 +20,7 @@ from diffusers import (
 from PIL import Image
 
 import lcm_nb
-from lcm_nb.settings import SECTIONS
+from lcm_nb import SECTIONS
 
 OTHERS = [section for section in SECTIONS if section != "text-to-image"]
 PICTURES = ["image-to-image", "controlnet", "t2i-adapter"]
@@ -216,13 +216,10 @@ def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
 
 
 def _plain_call(section, studio):
-    from lcm_nb.runtimes.diffusers import call_arguments, input_image, source_image
-    from lcm_nb.settings import complete
-
-    settings = complete(section, {})
-    source, _ = source_image(section, studio.pipe, studio.checkpoints, settings)
-    image = input_image(source, studio.checkpoints, settings)
-    return call_arguments(settings, image) | {"generator": torch.manual_seed(0)}
+    prepared = {"image", "detect_edges", "low_threshold", "high_threshold", "papercut", "neon", "num_images", "seed"}
+    arguments = {name: spec.default for name, spec in studio.settings.items() if name not in prepared}
+    given = studio.generate(num_inference_steps=2).input_image
+    return arguments | ({"image": given} if given else {}) | {"generator": torch.manual_seed(0)}
 
 
 @each_section
@@ -277,14 +274,16 @@ def test_the_panel_says_what_will_run_and_never_runs_nothing():
 
 def test_a_dtype_that_diffusers_ignores_is_noticed(monkeypatch):
     from lcm_nb.runtimes.diffusers import load_pipeline
+    from lcm_nb.sections import section_for
 
+    section = section_for("text-to-image")
     names = dataclasses.replace(lcm_nb.checkpoints("text-to-image"), dtype=torch.bfloat16)
-    load_pipeline("text-to-image", names)
+    load_pipeline(section, names)
     monkeypatch.setattr("lcm_nb.models.checkpoints.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
     with pytest.raises(
         RuntimeError, match=r"unet came as torch.float16, torch.float32 instead of torch.bfloat16: this diffusers"
     ):
-        load_pipeline("text-to-image", names)
+        load_pipeline(section, names)
 
 
 # -- maps that are given ------------------------------------------------------------------

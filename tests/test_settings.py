@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 
 import lcm_nb
-from lcm_nb.settings import RECIPES, SECTIONS, complete, planned_timesteps, recipe_for
+from lcm_nb import settings
+from lcm_nb.sections import BY_NAME, SECTIONS, section_for
+from lcm_nb.settings import planned_timesteps
 
 GUIDE = {
     "prompt": "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
     "num_inference_steps": 4,
     "guidance_scale": 8.0,
+    "num_images": 1,
     "seed": 0,
 }
+
+
+def complete(section: str, given: dict) -> dict:
+    """The section's settings, completed."""
+    return settings.complete(section_for(section).settings, given, owner=section)
+
 
 REFUSED = [
     # setting, value, what the message must say besides name and value
@@ -42,7 +51,7 @@ def test_what_is_left_out_comes_from_the_guide():
 
 
 def test_what_is_given_stays():
-    given = {"prompt": "a cute fox", "num_inference_steps": 2, "guidance_scale": 3.5, "seed": 9}
+    given = {"prompt": "a cute fox", "num_inference_steps": 2, "guidance_scale": 3.5, "num_images": 2, "seed": 9}
     assert complete("text-to-image", given) == given
 
 
@@ -72,39 +81,41 @@ def test_a_refusal_names_setting_value_and_remedy(name, value, remedy):
 
 
 def test_an_unknown_setting_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no setting 'steps'.*prompt, num_inference_steps, guidance_scale, seed"):
+    with pytest.raises(ValueError, match=r"no setting 'steps'.*prompt, num_inference_steps, .*, num_images, seed"):
         complete("text-to-image", {"steps": 4})
 
 
 def test_an_unknown_section_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"no section 'image-to-video'.*text-to-image"):
-        recipe_for("image-to-video")
+        section_for("image-to-video")
 
 
-def test_sections_are_public_and_have_recipes():
+def test_sections_are_public_and_in_the_order_of_their_notebooks(root):
     assert "text-to-image" in lcm_nb.SECTIONS
-    assert [recipe_for(section) for section in lcm_nb.SECTIONS] == list(RECIPES.values())
+    assert lcm_nb.SECTIONS == SECTIONS
+    stems = [path.stem for path in sorted((root / "notebooks").glob("*.ipynb"))]
+    assert [section_for(section).notebook for section in SECTIONS] == stems[1 : len(SECTIONS) + 1]
 
 
 def test_defaults_and_slider_ends_lie_in_range():
     for section in lcm_nb.SECTIONS:
-        for spec in recipe_for(section).settings.values():
+        for spec in section_for(section).settings.values():
             if spec.kind == "number":
                 assert spec.low <= spec.default <= (spec.slider_high or spec.high) <= spec.high
 
 
-def test_nothing_can_change_a_recipe():
-    recipe = recipe_for("text-to-image")
+def test_nothing_can_change_a_section():
+    section = section_for("text-to-image")
     with pytest.raises(TypeError):
-        RECIPES["mine"] = recipe
+        BY_NAME["mine"] = section
     with pytest.raises(TypeError):
-        recipe.settings["seed"] = None
+        section.settings["seed"] = None
     with pytest.raises(TypeError):
-        recipe.mini["unet"] = "elsewhere"
+        section.mini["unet"] = "elsewhere"
     with pytest.raises(AttributeError):
-        recipe.title = "Mine"
+        section.title = "Mine"
     with pytest.raises(AttributeError):
-        recipe.settings["seed"].default = 1
+        section.settings["seed"].default = 1
 
 
 # -- which steps will run --------------------------------------------------------------
@@ -147,5 +158,5 @@ def test_thresholds_that_cross_are_refused():
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_section_s_own_settings_are_accepted(section):
-    defaults = {name: spec.default for name, spec in RECIPES[section].settings.items()}
+    defaults = {name: spec.default for name, spec in section_for(section).settings.items()}
     assert complete(section, {}) == complete(section, defaults) == defaults

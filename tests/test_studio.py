@@ -1,5 +1,6 @@
 """The studio against the guide's own code, and every way in which a run can go wrong."""
 
+import io
 import json
 import platform
 import subprocess
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image, PngImagePlugin
 from safetensors import safe_open
 from sd_parsers import ParserManager
@@ -71,7 +72,13 @@ def test_watching_the_steps_changes_no_pixel(studio, guide):
 
 def test_what_is_left_out_is_the_guides_call(studio, guide):
     result = studio.generate()
-    assert result.settings == {"prompt": PROMPT, "num_inference_steps": 4, "guidance_scale": 8.0, "seed": 0}
+    assert result.settings == {
+        "prompt": PROMPT,
+        "num_inference_steps": 4,
+        "guidance_scale": 8.0,
+        "num_images": 1,
+        "seed": 0,
+    }
     assert same(result.image, draw(guide, 0, prompt=PROMPT, num_inference_steps=4, guidance_scale=8.0))
 
 
@@ -257,7 +264,7 @@ def test_an_exception_stops_within_one_step_and_leaves_no_trace(studio, last):
     with hook, pytest.raises(Enough):
         studio.generate(num_inference_steps=8, on_step=on_step)
     assert len(forwards) == last
-    assert "step" not in vars(studio.pipe.scheduler)  # what watched the run is gone
+    assert type(studio.pipe.scheduler) is LCMScheduler  # what watched the run is gone
     assert same(studio.generate(seed=8).image, fresh)
 
 
@@ -448,3 +455,75 @@ def test_a_loaded_studio_keeps_the_decoder_s_memory_for_the_next_picture(environ
     done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after < before / 4
+
+
+# -- several pictures --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(studio):
+    return studio.generate(prompt="a cute fox", num_inference_steps=2, num_images=3, seed=2**32 - 2)
+
+
+def test_each_of_several_pictures_is_the_one_that_its_seed_draws_alone(studio, three):
+    assert three.seeds == [2**32 - 2, 2**32 - 1, 0]
+    for image, seed in zip(three.images, three.seeds, strict=True):
+        assert same(image, studio.generate(prompt="a cute fox", num_inference_steps=2, seed=seed).image)
+
+
+def test_several_pictures_are_told_apart_while_they_are_drawn(studio):
+    told = []
+    studio.generate(
+        num_inference_steps=2,
+        num_images=2,
+        on_step=lambda step: told.append((step.picture, step.pictures, step.number)),
+    )
+    assert told == [(1, 2, 1), (1, 2, 2), (2, 2, 1), (2, 2, 2)]
+
+
+def test_several_pictures_show_beside_each_other(three):
+    with Image.open(io.BytesIO(three._repr_png_())) as shown:
+        assert shown.width >= 3 * three.image.width and shown.height == three.image.height
+        assert same(shown.crop((shown.width - three.image.width, 0, *shown.size)), three.images[2])
+
+
+@pytest.mark.filterwarnings("error")
+def test_several_pictures_are_saved_and_reproduced_whole(three, tmp_path):
+    assert three.save(tmp_path / "fox.png") == tmp_path / "fox-1.png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox-1.png", "fox-2.png", "fox-3.png"]
+    for path, seed in zip(sorted(tmp_path.iterdir()), three.seeds, strict=True):
+        with open(path, "rb") as file:
+            (sampler,) = ParserManager().parse(file).samplers
+        assert sampler.parameters["seed"] == str(seed)
+    again = lcm_nb.reproduce(tmp_path / "fox-2.png")
+    assert all(same(a, b) for a, b in zip(again.images, three.images, strict=True))
+
+
+def test_the_code_of_several_pictures_makes_them(studio):
+    settings, names = {"num_inference_steps": 1, "num_images": 2, "seed": 5}, {}
+    exec(studio.code(settings), names)
+    result = studio.generate(**settings)
+    assert all(same(a, b) for a, b in zip(names["images"], result.images, strict=True))
+
+
+# -- what the model predicts -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", [LCMScheduler, DDIMScheduler])
+def test_a_step_brings_the_clean_latent_that_the_scheduler_predicts(studio, scheduler):
+    """Whatever scheduler the reader puts into the pipeline: it is the stock one, before and after."""
+    own, told = studio.pipe.scheduler, []
+    studio.pipe.scheduler = mine = scheduler.from_config(own.config)
+    try:
+        result = studio.generate(num_inference_steps=2, on_step=told.append)
+        assert studio.pipe.scheduler is mine
+    finally:
+        studio.pipe.scheduler = own
+    assert told[0].denoised.shape == told[1].denoised.shape
+    assert same(told[-1].preview(), result.image)
+    assert not same(told[0].preview(), result.image)
+
+
+def test_a_missing_file_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no file .*fox\.png; give the path of a PNG"):
+        lcm_nb.reproduce(tmp_path / "fox.png")

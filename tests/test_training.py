@@ -16,7 +16,8 @@ from torch import nn
 
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
 
-from lcm_nb.models.checkpoints import DTYPE_ARGUMENT, MINI
+from lcm_nb.models.checkpoints import MINI
+from lcm_nb.models.device import DTYPE_ARGUMENT
 from lcm_nb.training import card, data, distill, evaluate, loop, lora, own, scenes, ship, teacher, text
 from lcm_nb.training import measure_sections as sections
 from lcm_nb.training import train_judge as judging

@@ -3,16 +3,17 @@
 import gc
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 
-from .checkpoints import Checkpoints, checkpoints, peft_problem, versions
+from .checkpoints import Checkpoints, guide_checkpoints, peft_problem
+from .device import versions
 from .hub import absent, bring, cache_folder, cached, disk_problem, free_disk, gigabytes
-from .plans import FP16_VAE, VAE, Plan, Source, plan_for
+from .plans import FP16_VAE, VAE, Plan, Source
 
 # What a device needs beside weights and live tensors, an assumption: CUDA's context, and what the
 # allocator and the kernels borrow.
@@ -35,9 +36,8 @@ class Report:
     none if all is well; ``text`` is the whole in lines.
     """
 
-    section: str
-    names: Checkpoints
     plan: Plan
+    names: Checkpoints
     sources: dict[str, Source]
     needed: int
     free: int
@@ -56,7 +56,7 @@ class Report:
         rows += [("memory", f"{gigabytes(self.needed)} needed")]
         rows += [("problem", problem) for problem in self.problems] or [("verdict", "it will run")]
         width = max(len(name) for name, _ in rows)
-        last, lines = "", [f"{self.section}, model {self.names.model}"]
+        last, lines = "", [f"{self.plan.section.name}, model {self.names.model}"]
         for name, line in rows:
             lines.append(f"  {name if name != last else '':<{width}}  {line}")
             last = name
@@ -68,29 +68,34 @@ class Report:
         return [f"weights in {kind}{vae}", *(MEASURES[measure] for measure in self.names.measures)]
 
 
-def examine(section: str, device: str | None = None, model: str | None = None) -> Report:
-    """Return how a section of the guide profile fits this computer; asks nobody and changes nothing.
+def examine(plan: Plan, device: str, commits: Mapping[str, str] | None = None) -> Report:
+    """Return how a plan of the guide profile fits this computer; asks nobody and changes nothing.
 
-    Raises
-    ------
-    ValueError
-        For an unknown section, device or model.
+    Parameters
+    ----------
+    plan
+        A section with a model (:func:`lcm_nb.models.plans.plan_for`).
+    device
+        A torch device (:func:`lcm_nb.models.device.resolve_device`).
+    commits
+        Part -> commit to take of it, for those that are not to be the pinned or newest.
     """
-    names, plan = checkpoints(section, "guide", device, model), plan_for(section, model)
-    free = _free_memory(names.device)
-    measures, needed = fit(plan, names.device, free)
-    names, sources = replace(names, measures=measures), dict(plan.sources)
+    commits = commits or {}
+    sources = {part: replace(source, commit=commits.get(part)) for part, source in plan.sources.items()}
+    names, free = guide_checkpoints(replace(plan, sources=sources), device), _free_memory(device)
+    measures, needed = fit(plan, device, free)
+    names = replace(names, measures=measures)
     if "fp16-vae" in measures:
-        names, sources = replace(names, vae=FP16_VAE.repo), with_fp16_vae(sources)
+        names, sources = replace(names, vae=FP16_VAE.repo), with_fp16_vae(sources, commits.get("vae"))
     download, disk = sum(map(absent, sources.values())), free_disk()
     problems = _problems(names, plan, needed, free, download)
-    return Report(section, names, plan, sources, needed, free, download, disk, problems)
+    return Report(plan, names, sources, needed, free, download, disk, problems)
 
 
 def prepare(
-    section: str, device: str | None = None, model: str | None = None, tell: Callable[[str], None] = print
+    plan: Plan, device: str, *, commits: Mapping[str, str] | None = None, tell: Callable[[str], None] = print
 ) -> tuple[Checkpoints, dict[str, Path]]:
-    """Check that a section fits and download what is missing.
+    """Check that a plan fits and download what is missing.
 
     Returns
     -------
@@ -101,14 +106,12 @@ def prepare(
 
     Raises
     ------
-    ValueError
-        For an unknown section, device or model.
     OSError
         If something does not fit or cannot be downloaded; the message says what, and what to do.
     """
-    report = examine(section, device, model)
+    report = examine(plan, device, commits)
     if report.problems:
-        raise OSError(f"{section} cannot be loaded. {' '.join(report.problems)}")
+        raise OSError(f"{plan.section.name} cannot be loaded. {' '.join(report.problems)}")
     folders = bring(report.sources, tell)
     changes = [MEASURES[measure] for measure in report.names.measures if measure != "slicing"]
     if changes:
@@ -174,15 +177,15 @@ def _problems(names: Checkpoints, plan: Plan, needed: int, free: int, download: 
     return tuple(found)
 
 
-def with_fp16_vae(sources: dict[str, Source]) -> dict[str, Source]:
+def with_fp16_vae(sources: dict[str, Source], commit: str | None = None) -> dict[str, Source]:
     """Return the sources with the fp16-safe VAE instead of the base's own."""
     base = sources["base"]
     weights = {stem: count for stem, count in base.weights.items() if not stem.startswith("vae/")}
-    return sources | {"base": replace(base, weights=weights), "vae": FP16_VAE}
+    return sources | {"base": replace(base, weights=weights), "vae": replace(FP16_VAE, commit=commit)}
 
 
 def _line(source: Source) -> str:
-    what = source.variant or ("picture" if source.kind == "dataset" else "float16" if source.is_lora else "float32")
+    what = source.variant or ("picture" if source.is_picture else "float16" if source.is_lora else "float32")
     state = "here" if cached(source) else gigabytes(source.size) if source.size else "under 1 MB"
     return f"{source.repo} ({what}, {source.licence}): {state}"
 

@@ -186,9 +186,9 @@ def _survey(source: Source) -> Survey:
 
 
 def _call(source: Source, **options):
-    """Ask the Hub's client for a source; a dataset is too large for a listing of its files."""
+    """Ask the Hub's client for a source; where a picture lies is too large for a listing of its files."""
     options = {"revision": source.revision, "repo_type": source.kind} | options
-    if source.kind == "dataset":
+    if source.is_picture:
         done = hf_hub_download(source.repo, *source.texts, **options)
         return [done] if options.get("dry_run") else done
     return snapshot_download(source.repo, allow_patterns=list(source.patterns), **options)
@@ -201,7 +201,7 @@ def _local(source: Source, commit: str | None = None, error: Exception | None = 
         found = Path(_call(source, local_files_only=True, **options))
     except OSError:
         found = None
-    if source.kind == "dataset" and found:
+    if source.is_picture and found:
         return found.parents[len(Path(source.texts[0]).parts) - 1]
     if not found or not all((found / file).is_file() for file in source.files):
         raise error or LocalEntryNotFoundError(source.repo)

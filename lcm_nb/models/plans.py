@@ -1,4 +1,7 @@
-"""What the guide profile takes from the Hub, as frozen data: files, sizes, licences, and the memory that they need.
+"""The models that there are, as frozen data: one row each in ``MODELS``, one row a section in ``ADDED``.
+
+What the guide profile takes from the Hub stands here (files, sizes, licences, memory), and where the mini family
+has the same parts. A new few-step model is a row of ``MODELS``, its scheduler being data like the rest.
 
 Numbers of parameters are those of the published configurations, counted on torch's meta device; activations
 are the peak of live tensors at the guide's picture size, traced in the same way. ``tests/full_size.py`` has
@@ -6,12 +9,14 @@ both, and ``tests/test_full_size.py`` compares them with the published file size
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ..settings import RECIPES, recipe_for
+from ..sections import SECTIONS, section_for
+from ..sections.section import Section
+from ..settings import Setting
 
 PINS = Path(__file__).with_name("pins.json")  # written by `lcm-nb pin`
 MAIN = "main"
@@ -25,8 +30,10 @@ class Source:
 
     ``weights`` maps files, without variant and ".safetensors", to the numbers in them;
     ``texts`` are patterns of the small files; ``variant`` is "fp16" only where the
-    repository has it; ``unused`` are weights that diffusers' own download takes without need.
-    Numbers have two bytes in a variant and in a LoRA's file, else four.
+    repository has it; ``unused`` are weights that diffusers' own download takes without need;
+    ``is_picture`` says that it is one file of ``texts`` alone.
+    Numbers have two bytes in a variant and in a LoRA's file, else four. ``commit`` is
+    loaded instead of the pinned one, or of "main", where it is set.
     """
 
     repo: str
@@ -36,7 +43,9 @@ class Source:
     variant: str | None = None
     unused: Mapping[str, int] = field(default_factory=dict)
     is_lora: bool = False
+    is_picture: bool = False
     kind: str = "model"
+    commit: str | None = None
 
     def __post_init__(self):
         for name in ("weights", "unused"):
@@ -67,33 +76,103 @@ class Source:
 
     @property
     def revision(self) -> str:
-        """Return the pinned commit, else "main"."""
-        return pins().get(self.repo, MAIN)
+        """Return the commit asked for, else the pinned one, else "main"."""
+        return self.commit or pins().get(self.repo, MAIN)
+
+    @property
+    def subfolder(self) -> str:
+        """Return where the weights of a part that is loaded on its own lie in its repository, "" for the top."""
+        return next(iter(self.weights), "").rpartition("/")[0]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one section runs with one model.
+class Model:
+    """A few-step model that sections run with.
 
-    ``family`` is "xl" or "sd"; ``sources`` maps parts ("base", "unet", "controlnet",
-    "adapter", "lcm_lora", "loras", "picture") to what they take; ``step`` and ``decode`` are the
-    bytes that a UNet step (in float16) and the decoding hold besides the weights, at the model's picture
-    size; ``detect_side`` is the side in pixels at which edges are detected, where it is not the picture's.
+    Attributes
+    ----------
+    name
+        As ``lcm_nb.load(model=...)`` takes it.
+    family
+        "xl" or "sd": the shape of its UNet and text encoders.
+    sections
+        The sections that it runs.
+    sources
+        Part ("base", "unet", "lcm_lora") -> what it takes from the Hub.
+    instead
+        Section -> other sources, where the guide takes others there.
+    mini
+        Part -> folder of ``lcm_nb/mini``, where the mini family has such a model.
+    mini_instead
+        Section -> other folders.
+    scheduler, scheduler_options
+        Name of the diffusers class, and what is set besides the base's own configuration.
+    settings
+        Settings that are other than the section's; by ``_CLASSIFIER_FREE`` guidance runs the UNet twice.
     """
 
+    name: str
     family: str
+    sections: tuple[str, ...]
     sources: Mapping[str, Source]
-    step: int
-    decode: int
-    detect_side: int | None = None
+    instead: Mapping[str, Mapping[str, Source]] = field(default_factory=dict)
+    mini: Mapping[str, str] = field(default_factory=dict)
+    mini_instead: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    scheduler: str = "LCMScheduler"
+    scheduler_options: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
-    def __post_init__(self):
-        object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
+    def __post_init__(self) -> None:
+        for name in ("sources", "instead", "mini", "mini_instead", "scheduler_options", "settings"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def embedded_guidance(self) -> bool:
         """Whether guidance is an input of the UNet (a full LCM), or a second run of it (an LCM-LoRA)."""
-        return "lcm_lora" not in self.sources
+        return "guidance_scale" not in self.settings
+
+    def settings_in(self, section: Section, styles: Sequence[str]) -> dict[str, Setting]:
+        """Return a section's settings with this model; of the style LoRAs only those that there are."""
+        own = {k: v for k, v in section.settings.items() if v.role != "lora" or k in styles}
+        more = {name: setting for name, setting in self.settings.items() if name not in own}
+        return {"prompt": own["prompt"]} | more | own | self.settings
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a section adds to the models of one family in the guide profile.
+
+    ``sources`` are parts and the picture; ``step``, ``step_twice`` and ``decode`` the bytes that a UNet step (in
+    float16; twice: with classifier-free guidance) and the decoding hold besides the weights, at the family's picture
+    size; ``detect_side`` is the side in pixels at which edges are detected, where it is not the picture's.
+    """
+
+    step: int
+    step_twice: int
+    decode: int
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    detect_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one section runs with one model: ``sources`` maps parts (and "picture") to what they take from the Hub.
+
+    ``step`` and ``decode`` are bytes as in :class:`Added`, ``mini`` the parts' folders in ``lcm_nb/mini``.
+    """
+
+    section: Section
+    model: Model
+    sources: Mapping[str, Source]
+    mini: Mapping[str, str]
+    step: int
+    decode: int
+    detect_side: int | None
+
+    @property
+    def family(self) -> str:
+        """The model's family, "xl" or "sd"."""
+        return self.model.family
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -104,6 +183,11 @@ class Plan:
                 name = stem.partition("/")[0] if part == "base" else part.replace("lcm_lora", "loras")
                 found[name] = found.get(name, 0) + count
         return found
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Return the style LoRAs that the guide profile has."""
+        return tuple(self.sources["loras"].weights) if "loras" in self.sources else ()
 
 
 def _base(repo: str, licence: str, more: Mapping[str, int], *, xl: bool, variant: str | None = "fp16") -> Source:
@@ -150,61 +234,108 @@ FP16_VAE = Source("madebyollin/sdxl-vae-fp16-fix", "mit", {_FLAT: VAE})
 
 
 def _picture(file: str) -> Source:
-    return Source("huggingface/documentation-images", "cc-by-nc-sa-4.0", texts=(file,), kind="dataset")
+    return Source("huggingface/documentation-images", "cc-by-nc-sa-4.0", texts=(file,), is_picture=True, kind="dataset")
 
 
 _LANDSCAPE, _VERMEER = _picture("diffusers/img2img-init.png"), _picture("diffusers/input_image_vermeer.png")
-_XL_LCM = {"base": _SDXL_WITHOUT_UNET, "unet": _LCM_SDXL}
-_XL_LORA = {"base": _SDXL_WHOLE, "lcm_lora": _LCM_LORA_SDXL}
-# bytes of a UNet step and of the decoding, which for SDXL is in float32
-_STEP_XL, _STEP_XL_TWICE, _STEP_XL_ADAPTER, _STEP_XL_ADAPTER_TWICE = 165_606_036, 331_211_040, 215_274_132, 430_548_264
-_AT_1024, _AT_1216 = 3_221_487_616, 3_825_516_544
-_SD_768, _SD_768_TWICE = (153_549_960, 906_043_392), (307_098_888, 906_043_392)
-_SD_CONTROL, _SD_CONTROL_TWICE = (88_726_664, 402_685_952), (177_452_296, 402_685_952)
-_PLAN = {
-    "text-to-image": {
-        "lcm-sdxl": Plan("xl", _XL_LCM, _STEP_XL, _AT_1024),
-        "lcm-ssd-1b": Plan("xl", {"base": _SSD_WITHOUT_UNET, "unet": _LCM_SSD}, _STEP_XL, _AT_1024),
-        "lcm-lora-sdxl": Plan("xl", _XL_LORA, _STEP_XL_TWICE, _AT_1024),
-        "lcm-lora-ssd-1b": Plan("xl", {"base": _SSD_WHOLE, "lcm_lora": _LCM_LORA_SSD}, _STEP_XL_TWICE, _AT_1024),
-        "lcm-lora-sdv1-5": Plan("sd", {"base": _SD_WHOLE, "lcm_lora": _LCM_LORA_SD}, *_SD_768_TWICE),
-    },
-    "image-to-image": {
-        "lcm-dreamshaper-v7": Plan(
-            "sd", {"base": _DREAMSHAPER_BASE, "unet": _LCM_DREAMSHAPER_UNET, "picture": _LANDSCAPE}, *_SD_768
-        ),
-        "lcm-lora-sdv1-5": Plan(
-            "sd", {"base": _SD_WHOLE, "lcm_lora": _LCM_LORA_SD, "picture": _LANDSCAPE}, *_SD_768_TWICE
-        ),
-    },
-    "style-lora": {
-        "lcm-sdxl": Plan("xl", _XL_LCM | {"loras": _PAPERCUT}, _STEP_XL, _AT_1024),
-        "lcm-lora-sdxl": Plan("xl", _XL_LORA | {"loras": _PAPERCUT}, _STEP_XL_TWICE, _AT_1024),
-    },
-    "controlnet": {
-        "lcm-dreamshaper-v7": Plan(
-            "sd", {"base": _LCM_DREAMSHAPER_WHOLE, "controlnet": _CANNY, "picture": _VERMEER}, *_SD_CONTROL
-        ),
-        "lcm-lora-sdv1-5": Plan(
-            "sd",
-            {"base": _SD_UNSAFE, "controlnet": _CANNY, "lcm_lora": _LCM_LORA_SD, "picture": _VERMEER},
-            *_SD_CONTROL_TWICE,
-        ),
-    },
-    "t2i-adapter": {
-        "lcm-sdxl": Plan(
-            "xl", _XL_LCM | {"adapter": _ADAPTER, "picture": _VERMEER}, _STEP_XL_ADAPTER, _AT_1216, detect_side=384
-        ),
-        "lcm-lora-sdxl": Plan(
-            "xl",
-            _XL_LORA | {"adapter": _ADAPTER, "picture": _VERMEER},
-            _STEP_XL_ADAPTER_TWICE,
-            _AT_1216,
-            detect_side=384,
-        ),
-    },
+# The guide's T2I-Adapter section starts from a picture that lies in a repository of models.
+_MAP = Source("Adapter/t2iadapter", "apache-2.0", texts=("figs_SDXLV1.0/org_canny.jpg",), is_picture=True)
+
+_CLASSIFIER_FREE = {
+    "negative_prompt": Setting(
+        "", "what to keep away from; acts where guidance is above 1", kind="text", optional=True, label="negative"
+    ),
+    "guidance_scale": Setting(
+        1.0,
+        "how strongly the prompt pulls; above 1 every step runs the UNet twice, above 2 colours burn out",
+        1.0,
+        2.0,
+        0.1,
+        label="guidance",
+    ),
 }
-PLANS: Mapping[str, Mapping[str, Plan]] = MappingProxyType({k: MappingProxyType(v) for k, v in _PLAN.items()})
+# The first of a section is the guide's own.
+MODELS: tuple[Model, ...] = (
+    Model(
+        "lcm-sdxl",
+        "xl",
+        ("text-to-image", "style-lora", "t2i-adapter"),
+        {"base": _SDXL_WITHOUT_UNET, "unet": _LCM_SDXL},
+        mini={"base": "base", "unet": "lcm"},
+    ),
+    Model("lcm-ssd-1b", "xl", ("text-to-image",), {"base": _SSD_WITHOUT_UNET, "unet": _LCM_SSD}),
+    Model(
+        "lcm-lora-sdxl",
+        "xl",
+        ("text-to-image", "style-lora", "t2i-adapter"),
+        {"base": _SDXL_WHOLE, "lcm_lora": _LCM_LORA_SDXL},
+        settings=_CLASSIFIER_FREE,
+    ),
+    Model(
+        "lcm-lora-ssd-1b",
+        "xl",
+        ("text-to-image",),
+        {"base": _SSD_WHOLE, "lcm_lora": _LCM_LORA_SSD},
+        settings=_CLASSIFIER_FREE,
+    ),
+    Model(
+        "lcm-dreamshaper-v7",
+        "sd",
+        ("image-to-image", "controlnet"),
+        {"base": _DREAMSHAPER_BASE, "unet": _LCM_DREAMSHAPER_UNET},
+        instead={"controlnet": {"base": _LCM_DREAMSHAPER_WHOLE}},
+        mini={"base": "sd", "unet": "sd-lcm"},
+        mini_instead={"controlnet": {"base": "sd-lcm"}},
+    ),
+    Model(
+        "lcm-lora-sdv1-5",
+        "sd",
+        ("text-to-image", "image-to-image", "controlnet"),
+        {"base": _SD_WHOLE, "lcm_lora": _LCM_LORA_SD},
+        instead={"controlnet": {"base": _SD_UNSAFE, "lcm_lora": _LCM_LORA_SD}},
+        mini={"base": "sd", "lcm_lora": "lcm-lora", "loras": "sd-loras"},  # the style is there for plain code
+        settings=_CLASSIFIER_FREE,
+    ),
+)
+# bytes of a UNet step, of one with classifier-free guidance, and of the decoding, which for SDXL is in float32
+_AT_1024, _AT_768, _AT_512 = (
+    (165_606_036, 331_211_040, 3_221_487_616),
+    (153_549_960, 307_098_888, 906_043_392),
+    (88_726_664, 177_452_296, 402_685_952),
+)
+ADDED: Mapping[tuple[str, str], Added] = MappingProxyType(
+    {
+        ("text-to-image", "xl"): Added(*_AT_1024),
+        ("text-to-image", "sd"): Added(*_AT_768),
+        ("image-to-image", "sd"): Added(*_AT_768, {"picture": _LANDSCAPE}),
+        ("style-lora", "xl"): Added(*_AT_1024, {"loras": _PAPERCUT}),
+        ("controlnet", "sd"): Added(*_AT_512, {"controlnet": _CANNY, "picture": _VERMEER}),
+        ("t2i-adapter", "xl"): Added(
+            215_274_132, 430_548_264, 3_825_516_544, {"adapter": _ADAPTER, "picture": _MAP}, detect_side=384
+        ),
+    }
+)
+
+
+def _plan(section: str, model: Model) -> Plan:
+    own, added = section_for(section), ADDED[section, model.family]
+    return Plan(
+        own,
+        model,
+        MappingProxyType({**model.instead.get(section, model.sources), **added.sources}),
+        MappingProxyType({**model.mini_instead.get(section, model.mini), **own.mini} if model.mini else {}),
+        added.step if model.embedded_guidance else added.step_twice,
+        added.decode,
+        added.detect_side,
+    )
+
+
+PLANS: Mapping[str, Mapping[str, Plan]] = MappingProxyType(
+    {
+        section: MappingProxyType({model.name: _plan(section, model) for model in MODELS if section in model.sections})
+        for section in SECTIONS
+    }
+)
 
 
 def models(section: str) -> tuple[str, ...]:
@@ -215,8 +346,7 @@ def models(section: str) -> tuple[str, ...]:
     ValueError
         If there is no such section.
     """
-    recipe_for(section)
-    return tuple(PLANS[section])
+    return tuple(PLANS[section_for(section).name])
 
 
 def plan_for(section: str, model: str | None = None) -> Plan:
@@ -235,7 +365,7 @@ def plan_for(section: str, model: str | None = None) -> Plan:
 
 def repositories() -> dict[str, str]:
     """Return every repository of the plans, with its kind, "model" or "dataset"."""
-    sources = [source for section in RECIPES for plan in PLANS[section].values() for source in plan.sources.values()]
+    sources = [source for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()]
     return {source.repo: source.kind for source in (*sources, FP16_VAE)}
 
 

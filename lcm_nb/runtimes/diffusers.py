@@ -1,65 +1,139 @@
-"""How each section's pipeline is loaded and called, and the plain code that does the same."""
+"""The diffusers runtime: the stock pipeline of a section, loaded, watched and called."""
 
 import contextlib
+import functools
+import gc
 import inspect
+import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
-    AutoPipelineForImage2Image,
     ControlNetModel,
     DiffusionPipeline,
-    LCMScheduler,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLAdapterPipeline,
-    StableDiffusionXLPipeline,
+    SchedulerMixin,
     T2IAdapter,
     UNet2DConditionModel,
 )
 from PIL import Image
 
-from ..models.checkpoints import DTYPE_ARGUMENT, Checkpoints
-from ..models.plans import plan_for
-from ..pictures import canny, example_image, fit_image, read_image
-from ..settings import EXAMPLE, LORAS, RECIPES
+from ..models.checkpoints import Checkpoints
+from ..models.device import DTYPE_ARGUMENT
+from ..sections.section import Section
+from .code import plain_code
+from .runtime import Call, Drawing, Geometry, OnStep
 
-PIPELINES = {
-    "text-to-image": StableDiffusionXLPipeline,
-    "image-to-image": AutoPipelineForImage2Image,
-    "style-lora": StableDiffusionXLPipeline,
-    "controlnet": StableDiffusionControlNetPipeline,
-    "t2i-adapter": StableDiffusionXLAdapterPipeline,
-}
 # Parts that are loaded on their own and handed to the pipeline.
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
-# Where a part lies inside its repository or folder, if not at the top.
-SUBFOLDERS = {("image-to-image", "unet"): "unet"}
 LCM_LORA, LCM_LORA_FILE = "lcm", "pytorch_lora_weights.safetensors"
-# What is done to a setting before the call; all others go to the pipeline as they are.
-PREPARED = {"seed", "image", "detect_edges", "low_threshold", "high_threshold", *LORAS}
+OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory")
+PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
+# What schedulers call the clean latent that a step predicts.
+PREDICTION = ("denoised", "pred_original_sample")
+# Said by SDXL's own pipeline of itself, whenever it decodes in float16.
+warnings.filterwarnings("ignore", message="`upcast_vae` is deprecated", category=FutureWarning)
 
 
-def load_pipeline(section: str, names: Checkpoints) -> DiffusionPipeline:
-    """Return a section's stock pipeline on its device, with ``LCMScheduler`` and all LoRAs.
+class DiffusersRuntime:
+    """A section's stock diffusers pipeline as a :class:`~lcm_nb.runtimes.runtime.Runtime`.
+
+    Attributes
+    ----------
+    pipe
+        The pipeline, with the model's scheduler, on its device.
+    """
+
+    def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
+        self.section, self.names, self.pipe = section, names, pipe
+        self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
+
+    @property
+    def geometry(self) -> Geometry:
+        """What pictures the model takes."""
+        unet, factor = self.pipe.unet.config, self.pipe.vae_scale_factor
+        return Geometry(unet.sample_size * factor, factor * 2 ** (len(unet.block_out_channels) - 1))
+
+    def draw(self, call: Call, on_step: OnStep) -> Drawing:
+        """Draw one picture with the pipeline's own call."""
+        picture = {"image": call.image} if call.image is not None else {}
+        generator = torch.Generator().manual_seed(call.seed)
+        remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
+        with (
+            enough_memory(remedy),
+            scaled(self.pipe, self.section, self.names, call.scales),
+            watched(self.pipe) as step,
+        ):
+            callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, step.prediction))
+            try:
+                output = self.pipe(**call.arguments, **picture, **callback, generator=generator)
+            finally:
+                if self.pipe.vae.dtype != self.names.dtype:
+                    self.pipe.vae.to(self.names.dtype)  # SDXL's pipelines leave it in float32 after an error
+                self.pipe.maybe_free_model_hooks()
+        return Drawing(output.images[0], censored=any(getattr(output, "nsfw_content_detected", None) or ()))
+
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor) -> Image.Image:
+        """Decode a latent (1, C, h, w) as the pipelines do, that of a large picture at a smaller size."""
+        vae = self.pipe.vae
+        if (scale := PREVIEW / max(latent.shape[-2:])) < 1:
+            latent = torch.nn.functional.interpolate(latent, scale_factor=scale, mode="area")
+        upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+        if upcast:  # SDXL's VAE overflows in float16
+            vae.to(torch.float32)
+        try:
+            picture = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor).sample
+        finally:
+            if upcast:
+                vae.to(torch.float16)
+        return self.pipe.image_processor.postprocess(picture)[0]
+
+    def code(self, settings: Mapping[str, object]) -> str:
+        """Return plain diffusers code that draws the picture of complete settings."""
+        kinds = {part: kind.__name__ for part, kind in PARTS.items() if part in self.names.parts}
+        return plain_code(self.section, self.names, self.geometry, kinds, loras(self.names), settings)
+
+    def release(self) -> None:
+        """Let go of the pipeline and of the GPU's memory."""
+        self.pipe = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def load(section: Section, names: Checkpoints) -> DiffusersRuntime:
+    """Return a section's runtime: its pipeline on its device, with its scheduler and all LoRAs.
 
     Raises
     ------
     RuntimeError
         If a module came out in another dtype than was asked for, or with another scheduler.
+    MemoryError
+        If the device's memory does not suffice; nothing stays in it.
     """
+    with enough_memory("Close other programs and kernels that use it, choose a smaller model, or use profile='mini'."):
+        pipe = load_pipeline(section, names)
+    pipe.set_progress_bar_config(disable=True)
+    return DiffusersRuntime(section, names, pipe)
+
+
+def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
+    """Return a section's stock pipeline on its device, with its scheduler and all LoRAs."""
     parts = {
-        part: kind.from_pretrained(names.parts[part], **_subfolder(section, part), **names.loading[part])
-        for part, kind in _own_parts(names).items()
+        part: kind.from_pretrained(names.parts[part], **names.options(part))
+        for part, kind in PARTS.items()
+        if part in names.parts
     }
-    kind = pipeline_class(section, names)
-    pipe = kind.from_pretrained(names.base, **parts, **_extra(section), **names.loading["base"])
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    kind = getattr(diffusers, section.pipelines[names.family])
+    pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
+    scheduler = getattr(diffusers, names.scheduler)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **names.scheduler_options)
     _load_loras(pipe, names)
-    _set_loras(pipe, names, {style: RECIPES[section].settings[style].default for style in names.styles})
-    _check_loaded(pipe, names)
+    set_scales(pipe, names, default_scales(section, names))
+    _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
@@ -68,26 +142,7 @@ def load_pipeline(section: str, names: Checkpoints) -> DiffusionPipeline:
     return pipe.to(names.device)
 
 
-def pipeline_class(section: str, names: Checkpoints) -> type[DiffusionPipeline]:
-    """Return the class that runs a section with a model."""
-    plain = section == "text-to-image" and plan_for(section, names.model).family == "sd"
-    return StableDiffusionPipeline if plain else PIPELINES[section]
-
-
-def _load_loras(pipe: DiffusionPipeline, names: Checkpoints) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # more than one is the point
-        for repo, file, adapter, loading in _loras(names):
-            pipe.load_lora_weights(repo, weight_name=file, adapter_name=adapter, **loading)
-
-
-def _loras(names: Checkpoints) -> list[tuple[str, str, str, dict]]:
-    """Return repository, file, adapter name and loading arguments of each LoRA."""
-    lcm = [(names.lcm_lora, LCM_LORA_FILE, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
-    return lcm + [(names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles]
-
-
-def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints) -> None:
+def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints, scheduler: type) -> None:
     """Refuse what diffusers loads without a word where it does not know an argument."""
     modules = {name: m for name, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
     wrong = {name: m.dtype for name, m in modules.items() if m.dtype != names.dtype}
@@ -96,77 +151,91 @@ def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints) -> None:
             f"{', '.join(wrong)} came as {', '.join(sorted(set(map(str, wrong.values()))))} instead of {names.dtype}: "
             f"this diffusers does not know the argument {DTYPE_ARGUMENT!r}; install a version that lcm_nb admits."
         )
-    if not isinstance(pipe.scheduler, LCMScheduler):
-        raise RuntimeError(f"The scheduler is {type(pipe.scheduler).__name__} instead of LCMScheduler.")
+    if not isinstance(pipe.scheduler, scheduler):
+        raise RuntimeError(f"The scheduler is {type(pipe.scheduler).__name__} instead of {names.scheduler}.")
 
 
-def _own_parts(names: Checkpoints) -> dict[str, type]:
-    return {part: kind for part, kind in PARTS.items() if part in names.parts}
+# -- LoRAs ----------------------------------------------------------------------------
 
 
-def _subfolder(section: str, part: str) -> dict[str, str]:
-    return {"subfolder": SUBFOLDERS[section, part]} if (section, part) in SUBFOLDERS else {}
+def loras(names: Checkpoints) -> list[tuple[str, str, str, dict[str, object]]]:
+    """Return repository, file, adapter name and loading arguments of each LoRA; that of the steps first."""
+    few_steps = [(names.lcm_lora, LCM_LORA_FILE, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
+    return few_steps + [
+        (names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles if names.loras
+    ]
 
 
-def _extra(section: str) -> dict[str, None]:
-    return {"safety_checker": None} if section == "controlnet" else {}
+def _load_loras(pipe: DiffusionPipeline, names: Checkpoints) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # more than one is the point
+        for repo, file, adapter, loading in loras(names):
+            pipe.load_lora_weights(repo, weight_name=file, adapter_name=adapter, **loading)
 
 
-def source_image(
-    section: str, pipe: DiffusionPipeline, names: Checkpoints, settings: Mapping[str, object]
-) -> tuple[Image.Image | None, str]:
-    """Return the picture that a run starts from, RGB, and what was done to make it fit the pipeline ("" for nothing).
-
-    Without a picture among the settings it is None.
-    """
-    if "image" not in settings:
-        return None, ""
-    image = _opened(section, names, settings)
-    fitted = image if _is_map(settings) and _stays(image, pipe) else fit_image(image, **_fit(pipe))
-    if fitted.size == image.size:
-        return fitted, ""
-    was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
-    return fitted, f"the picture was fitted from {was} to {now} pixels: scaled, cut at the edges, not stretched"
+def default_scales(section: Section, names: Checkpoints) -> dict[str, float]:
+    """Return the scales of a section's style LoRAs, as the guide has them."""
+    return {style: section.settings[style].default for style in names.styles}
 
 
-def _opened(section: str, names: Checkpoints, settings: Mapping[str, object]) -> Image.Image:
-    example = settings["image"] == EXAMPLE
-    return example_image(section, names.profile) if example else read_image(settings["image"])
+def set_scales(pipe: DiffusionPipeline, names: Checkpoints, scales: Mapping[str, float]) -> None:
+    """Let style LoRAs act as strongly as ``scales`` says; an LCM-LoRA acts always."""
+    if not loras(names):
+        return
+    active = ({LCM_LORA: 1.0} if names.lcm_lora else {}) | {style: scale for style, scale in scales.items() if scale}
+    if not active:
+        pipe.disable_lora()
+        return
+    pipe.enable_lora()
+    pipe.set_adapters(list(active), adapter_weights=list(active.values()))
 
 
-def _is_map(settings: Mapping[str, object]) -> bool:
-    return settings.get("detect_edges") is False
+@contextlib.contextmanager
+def scaled(
+    pipe: DiffusionPipeline, section: Section, names: Checkpoints, scales: Mapping[str, float]
+) -> Iterator[None]:
+    """Set the style LoRAs' scales for a run, and the section's own again afterwards, whatever happens."""
+    if not scales:
+        yield
+        return
+    set_scales(pipe, names, scales)
+    try:
+        yield
+    finally:
+        set_scales(pipe, names, default_scales(section, names))
 
 
-def _stays(image: Image.Image, pipe: DiffusionPipeline) -> bool:
-    """Return whether a map of edges can stay as it is: scaling breaks thin lines."""
-    multiple = _fit(pipe)["multiple"]
-    return not (image.width % multiple or image.height % multiple)
+# -- watching a run -------------------------------------------------------------------
 
 
-def _fit(pipe: DiffusionPipeline) -> dict[str, int]:
-    """Return the side that the model learnt, in pixels, and of what each side must be a multiple."""
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    deepest = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    return {"side": side, "multiple": deepest}
+@contextlib.contextmanager
+def watched(pipe: DiffusionPipeline) -> Iterator[SchedulerMixin]:
+    """Give a pipeline, for a run, a scheduler like its own that keeps in ``prediction`` what pipelines drop."""
+    scheduler = pipe.scheduler
+    pipe.scheduler = _telling(type(scheduler)).from_config(scheduler.config)
+    try:
+        yield pipe.scheduler
+    finally:
+        pipe.scheduler = scheduler
 
 
-def input_image(source: Image.Image | None, names: Checkpoints, settings: Mapping[str, object]) -> Image.Image | None:
-    """Return what the pipeline is given: the picture itself, or its edges where they are to be detected."""
-    if source is None or not settings.get("detect_edges"):
-        return source
-    seen = fit_image(source, side=names.detect_side, multiple=8) if names.detect_side else source
-    edges = canny(seen, settings["low_threshold"], settings["high_threshold"])
-    return edges.resize(source.size) if edges.size != source.size else edges
+@functools.cache
+def _telling(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
+    """Return a scheduler class of the same steps, whose instances keep the clean latent that the last one predicted."""
+
+    class Telling(kind):
+        prediction: torch.Tensor | None = None
+
+        @functools.wraps(kind.step)  # pipelines read the signature: without it they withhold the generator
+        def step(self, *arguments, return_dict: bool = True, **options):
+            output = super().step(*arguments, return_dict=True, **options)
+            self.prediction = next((output[name] for name in PREDICTION if name in output), None)
+            return output if return_dict else output.to_tuple()
+
+    return Telling
 
 
-def call_arguments(settings: Mapping[str, object], image: Image.Image | None) -> dict[str, object]:
-    """Return the keyword arguments of the pipeline, but for generator and callback."""
-    arguments = {name: value for name, value in settings.items() if name not in PREPARED}
-    return arguments | ({"image": image} if image is not None else {})
-
-
-def step_callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None]) -> dict[str, Callable]:
+def _callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None]) -> dict[str, Callable]:
     """Return the callback argument that this pipeline takes, calling ``after_step(index, timestep)``."""
     if "callback_on_step_end" not in inspect.signature(pipe.__call__).parameters:
         return {"callback": lambda index, timestep, latents: after_step(index, int(timestep))}  # T2I-Adapter's is older
@@ -179,111 +248,17 @@ def step_callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None
 
 
 @contextlib.contextmanager
-def styles(section: str, pipe: DiffusionPipeline, names: Checkpoints, settings: Mapping[str, object]) -> Iterator[None]:
-    """Set the LoRAs' scales for a run, and the section's own again afterwards, whatever happens."""
-    scales = {name: settings[name] for name in names.styles}
-    if not scales:
-        yield
-        return
-    _set_loras(pipe, names, scales)
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn "out of memory" into one sentence, and let go of what the failed work held."""
     try:
         yield
-    finally:
-        _set_loras(pipe, names, {style: RECIPES[section].settings[style].default for style in scales})
-
-
-def _set_loras(pipe: DiffusionPipeline, names: Checkpoints, scales: Mapping[str, float]) -> None:
-    if not _loras(names):
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        whose = "This computer's" if "DefaultCPUAllocator" in str(error) else "The GPU's"
+    else:
         return
-    active = _active(names, scales)
-    if not active:
-        pipe.disable_lora()
-        return
-    pipe.enable_lora()
-    pipe.set_adapters(list(active), adapter_weights=list(active.values()))
-
-
-def _active(names: Checkpoints, scales: Mapping[str, float]) -> dict[str, float]:
-    """Return adapter -> weight of the LoRAs that act; an LCM-LoRA always does."""
-    lcm = {LCM_LORA: 1.0} if names.lcm_lora else {}
-    return lcm | {style: scales[style] for style in names.styles if scales[style]}
-
-
-def plain_code(section: str, pipe: DiffusionPipeline, names: Checkpoints, settings: Mapping[str, object]) -> str:
-    """Return plain diffusers code that makes the picture of ``settings``."""
-    lines = [*_imports(_kinds(section, names), settings), "", *_loading_lines(section, names)]
-    lines += _lora_lines(names, settings) + _measure_lines(names) + _image_lines(section, pipe, names, settings)
-    lines += ["", "image = pipe("]
-    lines += [f"    {name}={value!r}," for name, value in call_arguments(settings, None).items()]
-    lines += ["    image=image,"] if "image" in settings else []
-    lines += [f"    generator=torch.manual_seed({settings['seed']}),", ").images[0]"]
-    return "\n".join(lines) + "\n"
-
-
-def _kinds(section: str, names: Checkpoints) -> list[str]:
-    kinds = [pipeline_class(section, names), LCMScheduler, *_own_parts(names).values()]
-    return sorted({kind.__name__ for kind in kinds})
-
-
-def _loading_lines(section: str, names: Checkpoints) -> list[str]:
-    parts, lines = _own_parts(names), []
-    for part, kind in parts.items():
-        options = _arguments(_subfolder(section, part) | names.loading[part])
-        lines.append(f"{part} = {kind.__name__}.from_pretrained(\n    {names.parts[part]!r}{options}\n)")
-    given = "".join(f", {part}={part}" for part in parts) + _arguments(_extra(section) | names.loading["base"])
-    kind = pipeline_class(section, names).__name__
-    place = "" if "offload" in names.measures else f".to({names.device!r})"
-    lines.append(f"pipe = {kind}.from_pretrained(\n    {names.base!r}{given}\n){place}")
-    return [*lines, "pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)"]
-
-
-def _arguments(values: Mapping[str, object]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in values.items())
-
-
-def _measure_lines(names: Checkpoints) -> list[str]:
-    lines = {
-        "slicing": "pipe.vae.enable_slicing()",
-        "offload": f"pipe.enable_model_cpu_offload(device={names.device!r})",
-    }
-    return [line for measure, line in lines.items() if measure in names.measures]
-
-
-def _imports(kinds: list[str], settings: Mapping[str, object]) -> list[str]:
-    lines = ["import torch", f"from diffusers import {', '.join(kinds)}"]
-    if settings.get("detect_edges"):
-        lines = ["import cv2", "import numpy as np", *lines, "from PIL import Image"]
-    if "image" in settings:
-        lines += ["", "from lcm_nb.pictures import example_image, fit_image, read_image"]
-    return lines
-
-
-def _lora_lines(names: Checkpoints, settings: Mapping[str, object]) -> list[str]:
-    active = _active(names, settings) if _loras(names) else {}
-    lines = [
-        f"pipe.load_lora_weights(\n    {repo!r}, weight_name={file!r}, adapter_name={adapter!r}{_arguments(loading)}\n)"
-        for repo, file, adapter, loading in _loras(names)
-        if adapter in active
-    ]
-    return lines + ([f"pipe.set_adapters({list(active)}, adapter_weights={list(active.values())})"] if active else [])
-
-
-def _image_lines(
-    section: str, pipe: DiffusionPipeline, names: Checkpoints, settings: Mapping[str, object]
-) -> list[str]:
-    if "image" not in settings:
-        return []
-    source = settings["image"]
-    opened = f"example_image({section!r}, {names.profile!r})" if source == EXAMPLE else f"read_image({source!r})"
-    fit = ", ".join(f"{name}={value}" for name, value in _fit(pipe).items())
-    as_it_is = _is_map(settings) and _stays(_opened(section, names, settings), pipe)
-    lines = ["", f"image = {opened}" if as_it_is else f"image = fit_image({opened}, {fit})"]
-    if settings.get("detect_edges"):
-        low, high = settings["low_threshold"], settings["high_threshold"]
-        seen = f"fit_image(image, side={names.detect_side}, multiple=8)" if names.detect_side else "image"
-        back = ".resize(image.size)" if names.detect_side else ""
-        lines += [
-            f"edges = cv2.Canny(np.array({seen}), {low}, {high})",
-            f"image = Image.fromarray(np.stack([edges] * 3, axis=2)){back}",
-        ]
-    return lines
+    gc.collect()
+    torch.cuda.empty_cache()
+    raise MemoryError(f"{whose} memory does not suffice. {remedy}")

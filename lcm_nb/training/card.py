@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from ..settings import LORAS
+from ..sections.style_lora import STYLES as LORAS
 from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
 from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN

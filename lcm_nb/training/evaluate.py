@@ -22,7 +22,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from ..models.checkpoints import reuse_memory
+from ..models.device import reuse_memory
 from ..tutorial.judge import Judge
 from . import data
 from .autoencoder import HELD_OUT, as_images, psnr
@@ -227,7 +227,7 @@ def measure(
 MEMORY_PROBE = """
 import re, sys, torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from lcm_nb.models.checkpoints import DTYPE_ARGUMENT, reuse_memory
+from lcm_nb.models.device import DTYPE_ARGUMENT, reuse_memory
 
 reuse_memory()
 work, loading = sys.argv[1], {DTYPE_ARGUMENT: torch.float32}

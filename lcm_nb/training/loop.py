@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from ..models.checkpoints import DTYPE_ARGUMENT
+from ..models.device import DTYPE_ARGUMENT
 
 # Loading in single precision, whatever the files hold.
 FLOAT32 = {DTYPE_ARGUMENT: torch.float32}

@@ -11,10 +11,13 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..models.checkpoints import MINI_LCM_LORA, Checkpoints, mini_checkpoints, resolve_device
+from ..models.checkpoints import Checkpoints, mini_checkpoints
+from ..models.device import resolve_device
+from ..models.plans import plan_for
 from ..pictures import canny
-from ..runtimes.diffusers import LCM_LORA, load_pipeline, styles
-from ..settings import LORAS, RECIPES
+from ..runtimes.diffusers import LCM_LORA, load_pipeline, scaled
+from ..sections import section_for
+from ..sections.style_lora import STYLES
 from ..tutorial.judge import Judge
 from . import data, evaluate
 from .evaluate import GUIDANCE, TEACHER_GUIDANCE, Rows, arrange
@@ -45,8 +48,8 @@ def measure(work: Path, *, resume: bool = False, cases: int = CASES) -> dict[str
 def lcm_lora(work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
     """Return the judge's accuracies for SD's base with the LCM-LoRA, and without it, by steps and guidance."""
     captions, rows, _ = held_out(work, cases)
-    names = mini_checkpoints("text-to-image", resolve_device(), work, model=MINI_LCM_LORA)
-    pipe = load_pipeline("text-to-image", names)
+    plan = plan_for("text-to-image", "lcm-lora-sdv1-5")
+    pipe = load_pipeline(plan.section, mini_checkpoints(plan, resolve_device(), work))
     pipe.set_progress_bar_config(disable=True)
     arrange(pipe, torch.channels_last)
     table, case = [], {"section": "lcm-lora", "cases": cases, "weights": weights_of(pipe, judge)}
@@ -119,19 +122,19 @@ def controls(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> 
 def loras(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
     """Return, for each style and scale, how often the judge sees the style, and the subject."""
     pipe, names = load(section, work), names_of(section, work)
-    if unknown := set(LORAS) - set(judge.config.mediums):
+    if unknown := set(STYLES) - set(judge.config.mediums):
         raise ValueError(f"the judge does not know {', '.join(sorted(unknown))}; train it again.")
 
     def at(scales: dict[str, float]) -> dict:
         scenes = [data.styled_scene_at(SEED, i, ", ".join(scales), held_out=True, subjects=1) for i in range(cases)]
-        with styles(section, pipe, names, dict.fromkeys(LORAS, 0.0) | scales):
+        with scaled(pipe, section_for(section), names, dict.fromkeys(STYLES, 0.0) | scales):
             pictures = generate(section, pipe, [caption for _, caption in scenes])
         scores, _ = judge_pictures(judge, pictures)
         seen = [judge.config.mediums[i] for i in scores["medium"].argmax(1).tolist()]
-        shares = {f"seen_{name}": seen.count(name) / cases for name in LORAS}
+        shares = {f"seen_{name}": seen.count(name) / cases for name in STYLES}
         return {**shares, "subject": accuracies(scores, [labels(scene) for scene, _ in scenes])["subject"]}
 
-    runs = [{style: scale} for style in LORAS for scale in SCALES] + [dict.fromkeys(LORAS, 0.5)]
+    runs = [{style: scale} for style in STYLES for scale in SCALES] + [dict.fromkeys(STYLES, 0.5)]
     case = {"section": section, "cases": cases, "weights": weights_of(pipe, judge)}
     return [kept.row(case | {"scales": run}, at, run) for run in tqdm(runs, desc=section)]
 
@@ -172,8 +175,8 @@ def contact_sheet(section: str, work: Path, count: int) -> Image.Image:
         rows = [given] + [shown(generate(section, pipe, captions, given, strength=value)) for value in STRENGTHS]
     elif section == "style-lora":
         rows = []
-        for scales in ({}, *({style: 1.0} for style in LORAS), dict.fromkeys(LORAS, 0.5)):
-            with styles(section, pipe, names_of(section, work), dict.fromkeys(LORAS, 0.0) | scales):
+        for scales in ({}, *({style: 1.0} for style in STYLES), dict.fromkeys(STYLES, 0.5)):
+            with scaled(pipe, section_for(section), names_of(section, work), dict.fromkeys(STYLES, 0.0) | scales):
                 prompts = [", ".join([*scales, caption]) for caption in captions]
                 rows.append(shown(generate(section, pipe, prompts)))
     else:
@@ -186,12 +189,12 @@ def contact_sheet(section: str, work: Path, count: int) -> Image.Image:
 
 def names_of(section: str, work: Path) -> Checkpoints:
     """Return a section's checkpoints in a working folder."""
-    return mini_checkpoints(section, resolve_device(), work)
+    return mini_checkpoints(plan_for(section), resolve_device(), work)
 
 
 def load(section: str, work: Path):
     """Return a section's pipeline with the checkpoints of a working folder."""
-    pipe = load_pipeline(section, names_of(section, work))
+    pipe = load_pipeline(section_for(section), names_of(section, work))
     pipe.set_progress_bar_config(disable=True)
     arrange(pipe, torch.channels_last)
     return pipe
@@ -199,7 +202,7 @@ def load(section: str, work: Path):
 
 def generate(section: str, pipe, prompts: list[str], images: list | None = None, **options) -> torch.Tensor:
     """Return (N, 3, H, W) pictures in 0..1 at the section's own guidance."""
-    guidance = RECIPES[section].settings["guidance_scale"].default
+    guidance = section_for(section).settings["guidance_scale"].default
     return evaluate.generate(pipe, prompts, STEPS, guidance, images, **options)
 
 

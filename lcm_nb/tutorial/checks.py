@@ -127,7 +127,8 @@ def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
     """Check that canny thresholds leave a tenth to a half of a section's edge pixels (exercise E4.1)."""
     if _untouched(low) or _untouched(high):
         return _hint("raise the thresholds above 100 and 200.")
-    from ..pictures import canny, example_image
+    from ..models.examples import example_image
+    from ..pictures import canny
 
     picture = example_image(section, "mini")
     try:

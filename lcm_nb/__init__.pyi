@@ -1,0 +1,21 @@
+from .models.checkpoints import checkpoints
+from .models.device import info
+from .models.examples import example_image
+from .pictures import canny
+from .result import Result, Step
+from .sections import SECTIONS
+from .studio import Studio, load, reproduce
+
+__all__ = [
+    "SECTIONS",
+    "Result",
+    "Step",
+    "Studio",
+    "canny",
+    "checkpoints",
+    "example_image",
+    "info",
+    "load",
+    "reproduce",
+]
+__version__: str

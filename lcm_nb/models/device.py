@@ -1,0 +1,93 @@
+"""This computer: the device, its libraries, and what they are called."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import platform
+
+import torch
+
+PROFILES = ("mini", "guide")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow")
+# diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
+_NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
+DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
+
+
+def resolve_profile(profile: str | None = None) -> str:
+    """Return ``profile``, else ``LCM_NB_PROFILE``, else "guide" with CUDA and "mini" without.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither "mini" nor "guide"; the message gives it.
+    """
+    source = "profile" if profile is not None else "The environment variable LCM_NB_PROFILE"
+    chosen = profile if profile is not None else os.environ.get("LCM_NB_PROFILE")
+    if not chosen:
+        return "guide" if torch.cuda.is_available() else "mini"
+    if chosen not in PROFILES:
+        raise ValueError(f"{source} is {chosen!r}; use 'mini' (small models, any computer) or 'guide' (a GPU).")
+    return chosen
+
+
+def resolve_device(device: str | None = None) -> str:
+    """Return ``device``, else "cuda" where there is one, else "cpu".
+
+    Raises
+    ------
+    ValueError
+        If the device does not exist here; the message says which do.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        there = resolve_device()
+        raise ValueError(f"device {device!r} is not available here; use {there!r} or leave it out.") from None
+    return str(device)
+
+
+def weights_dtype(device: str) -> torch.dtype:
+    """Return float16 for GPUs; CPUs compute it slowly or not at all."""
+    return torch.float32 if device.startswith("cpu") else torch.float16
+
+
+def reuse_memory() -> None:
+    """Let this process keep large buffers for reuse.
+
+    Linux's allocator (glibc) hands them back to the system after each use and asks for them again
+    at once, which costs a picture on a CPU a quarter of its time. The limits are mallopt(3)'s.
+    """
+    mmap_threshold, trim_threshold = -3, -1
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, another allocator
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 2**25)
+        mallopt(trim_threshold, 2**29)
+
+
+def info() -> dict[str, str]:
+    """Return versions, device and profile as text."""
+    device = resolve_device()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    return {
+        "lcm_nb": importlib.metadata.version("lcm_nb"),
+        "python": platform.python_version(),
+        **versions(),
+        "device": f"{device} ({name})",
+        "profile": resolve_profile(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that make a picture."""
+    return {library: _version(library) for library in LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

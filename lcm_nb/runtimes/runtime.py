@@ -1,0 +1,92 @@
+"""The seam between a studio and whatever draws for it.
+
+A studio settles what is asked for: settings, seeds, the picture to start from, who may draw now. A runtime
+draws one picture. The diffusers runtime is the first; another device, engine or machine is another file here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+# What the model predicts: the clean latent, in whatever form the runtime's ``decode`` takes; None if it is not told.
+Latent = Any
+# Called after each UNet step with its number from 0, its training timestep (0-999) and the clean latent
+# predicted there; what it raises stops the run.
+OnStep = Callable[[int, int, Latent], None]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What pictures a model takes: about ``side`` x ``side`` pixels, both sides multiples of ``multiple``."""
+
+    side: int
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One picture to draw.
+
+    Attributes
+    ----------
+    arguments
+        The pipeline's own, by diffusers' names: ``prompt``, ``num_inference_steps``, ``guidance_scale``, ...
+    seed
+        Start of the random numbers, 0 to 2**32 - 1.
+    image
+        What the pipeline starts from or follows, RGB, of a size that fits the geometry; None where there is none.
+    scales
+        Style LoRA -> how strongly it acts, 0 for not at all.
+    """
+
+    arguments: Mapping[str, Any]
+    seed: int
+    image: Image.Image | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn picture, and whether a safety checker blacked it out."""
+
+    image: Image.Image
+    censored: bool = False
+
+
+class Runtime(Protocol):
+    """What draws. One call at a time: its studio sees to that.
+
+    Attributes
+    ----------
+    geometry
+        What pictures the model takes.
+    can_preview
+        Whether ``decode`` is cheap enough to call after a step.
+    """
+
+    geometry: Geometry
+    can_preview: bool
+
+    def draw(self, call: Call, on_step: OnStep) -> Drawing:
+        """Draw one picture.
+
+        Raises
+        ------
+        MemoryError
+            If the device's memory does not suffice; the runtime stays usable.
+        """
+        ...
+
+    def decode(self, latent: Latent) -> Image.Image:
+        """Return the picture of a predicted clean latent."""
+        ...
+
+    def code(self, settings: Mapping[str, Any]) -> str:
+        """Return plain code that draws the picture of complete settings."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the model and its memory; nothing can be drawn afterwards."""
+        ...
