@@ -305,47 +305,67 @@ def _denied(error: BaseException) -> bool:
 
 def explain(error: BaseException, source: Source) -> str:
     """Return in one sentence what kept a source from being downloaded, and what to do."""
-    chain, repo = _chain(error), source.repo
-    statuses = [status for status in map(_status, chain) if status]
+    chain = _chain(error)
+    for say in (_refusal, _disk_trouble, _no_answer):
+        if sentence := say(chain, source):
+            return sentence
+    found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{source.repo} could not be downloaded ({found}); try again."
 
-    def any_is(*kinds: type) -> bool:
-        return any(isinstance(e, kinds) for e in chain)
 
-    page = f"{constants.ENDPOINT}/{repo}"
-    if any_is(GatedRepoError):
+def _any_is(chain: list[BaseException], *kinds: type) -> bool:
+    return any(isinstance(error, kinds) for error in chain)
+
+
+def _refusal(chain: list[BaseException], source: Source) -> str:
+    """Say what the Hub refused, "" where it did not."""
+    repo, page = source.repo, f"{constants.ENDPOINT}/{source.repo}"
+    statuses = set(map(_status, chain))
+    if _any_is(chain, GatedRepoError):
         return f"{repo} asks for your consent: agree on {page}, then set HF_TOKEN to a token of your account."
-    if any_is(RevisionNotFoundError):
+    if _any_is(chain, RevisionNotFoundError):
         return f"{repo} has no revision {source.revision!r}; run `lcm-nb pin` again, or delete {PINS.name}."
-    if any_is(RepositoryNotFoundError):
+    if _any_is(chain, RepositoryNotFoundError):
         return f"The Hub has no repository {repo}, or it is private: look at {page}; for a private one set HF_TOKEN."
-    if 401 in statuses or 403 in statuses:
+    if statuses & {401, 403}:
         return f"The Hub refuses access to {repo}: set HF_TOKEN to a valid token, or unset it if it has expired."
     if 429 in statuses:
         return (
             f"The Hub limits requests from this address ({repo}): wait a few minutes, or set HF_TOKEN, and try again."
         )
+    return ""
+
+
+def _disk_trouble(chain: list[BaseException], source: Source) -> str:
+    """Say why nothing could be written, "" where something could."""
     if any(map(_full, chain)):
         return (
             f"The disk is full, at {constants.HF_HUB_CACHE}; free some space, or set HF_HOME to a folder on a "
-            f"larger disk, and try again: files of {repo} that are whole stay."
+            f"larger disk, and try again: files of {source.repo} that are whole stay."
         )
     if any(map(_denied, chain)):
         return (
-            f"{constants.HF_HUB_CACHE} cannot be written to, and {repo} is not all there; set HF_HOME to a folder "
-            "of yours, or let its owner run `lcm-nb fetch`."
+            f"{constants.HF_HUB_CACHE} cannot be written to, and {source.repo} is not all there; set HF_HOME to a "
+            "folder of yours, or let its owner run `lcm-nb fetch`."
         )
-    if constants.HF_HUB_OFFLINE or any_is(OfflineModeIsEnabled):
+    return ""
+
+
+def _no_answer(chain: list[BaseException], source: Source) -> str:
+    """Say why the Hub did not answer, "" where it did."""
+    if constants.HF_HUB_OFFLINE or _any_is(chain, OfflineModeIsEnabled):
         return (
-            f"{repo} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids downloads; "
+            f"{source.repo} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids downloads; "
             "unset it, or run `lcm-nb fetch` with a connection first."
         )
-    if any_is(HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
-        answer = f"answers with error {statuses[0]}" if statuses else f"cannot be reached ({type(chain[-1]).__name__})"
-        return (
-            f"The Hub {answer} for {repo}; check the connection and try again: files that are whole stay. "
-            "Without one, use profile='mini'."
-        )
-    return f"{repo} could not be downloaded ({type(error).__name__}: {' '.join(str(error).split())}); try again."
+    if not _any_is(chain, HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
+        return ""
+    status = next(filter(None, map(_status, chain)), 0)
+    answer = f"answers with error {status}" if status else f"cannot be reached ({type(chain[-1]).__name__})"
+    return (
+        f"The Hub {answer} for {source.repo}; check the connection and try again: files that are whole stay. "
+        "Without one, use profile='mini'."
+    )
 
 
 def cache_folder() -> str:

@@ -209,27 +209,29 @@ def scaled(
 
 
 @contextlib.contextmanager
-def watched(pipe: DiffusionPipeline) -> Iterator[SchedulerMixin]:
-    """Give a pipeline, for a run, a scheduler like its own that keeps in ``prediction`` what pipelines drop."""
-    scheduler = pipe.scheduler
+def predictions(pipe: DiffusionPipeline) -> Iterator[list[torch.Tensor]]:
+    """Collect, while a pipeline runs, the clean latent (1, C, h, w) that each step predicts, and that pipelines drop.
+
+    Meanwhile the pipeline has a scheduler of the same class and configuration that keeps them.
+    """
+    scheduler, seen = pipe.scheduler, []
     pipe.scheduler = _telling(type(scheduler)).from_config(scheduler.config)
+    pipe.scheduler.seen = seen
     try:
-        yield pipe.scheduler
+        yield seen
     finally:
         pipe.scheduler = scheduler
 
 
 @functools.cache
 def _telling(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
-    """Return a scheduler class of the same steps, whose instances keep the clean latent that the last one predicted."""
+    """Return a scheduler class of the same steps, whose instances keep in ``seen`` the clean latent of each."""
 
     class Telling(kind):
-        prediction: torch.Tensor | None = None
-
         @functools.wraps(kind.step)  # pipelines read the signature: without it they withhold the generator
         def step(self, *arguments, return_dict: bool = True, **options):
             output = super().step(*arguments, return_dict=True, **options)
-            self.prediction = next((output[name] for name in PREDICTION if name in output), None)
+            self.seen.append(next((output[name] for name in PREDICTION if name in output), None))
             return output if return_dict else output.to_tuple()
 
     return Telling
