@@ -62,12 +62,9 @@ class DiffusersRuntime:
         picture = {"image": call.image} if call.image is not None else {}
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
-        with (
-            enough_memory(remedy),
-            scaled(self.pipe, self.section, self.names, call.scales),
-            watched(self.pipe) as step,
-        ):
-            callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, step.prediction))
+        styles = scaled(self.pipe, self.section, self.names, call.scales)
+        with enough_memory(remedy), styles, predictions(self.pipe) as seen:
+            callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, seen[-1]))
             try:
                 output = self.pipe(**call.arguments, **picture, **callback, generator=generator)
             finally:
