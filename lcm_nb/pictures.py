@@ -1,22 +1,26 @@
 """Pictures that a run starts from: read, checked and fitted; and their canny maps."""
 
 import atexit
+import contextlib
 import hashlib
 import io
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than 8 bits a colour
+REDUCED = "lcm_nb:reduced"  # in a picture's ``info``: it had more than 8 bits a colour
 
 
 def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Return a picture as RGB: upright, and on white where it is transparent.
+    """Return a picture as RGB: upright, on white where it is transparent, 16 bits and floats scaled to 8 bits.
 
     Parameters
     ----------
@@ -31,16 +35,30 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         _check_size("The picture", source.size)
-        return _flatten(ImageOps.exif_transpose(source))
+        return _flatten(_loaded(source))
     name, data = _contents(source)
+    with _opened(name, data) as image:
+        return _flatten(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
+    """Open a file's bytes, its size checked and its pixels not yet decoded; say in one sentence what is wrong."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(name, image.size)
-            return _flatten(ImageOps.exif_transpose(image))
+            yield image
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, AttributeError, OSError) as error:
+        raise ValueError(f"The picture cannot be read ({error}); it may be closed: open or copy it again.") from None
 
 
 def _contents(source: object) -> tuple[str, bytes]:
@@ -74,11 +92,28 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    reduced = image.mode in DEEP or REDUCED in image.info
+    if image.mode in DEEP:
+        image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float64)))
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that it converts to
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    flat = image.convert("RGB")
+    flat.info = {REDUCED: "yes"} if reduced else {}
+    return flat
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return values of any range as 0 to 255: by the range that holds them (1, 255 or 65535), else by their own."""
+    values = np.nan_to_num(values)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        values, top = values - low, (high - low) or 1.0
+    else:
+        top = 1.0 if high <= 1 and not np.array_equal(values, np.rint(values)) else 255.0 if high <= 255 else 65535.0
+    return np.rint(values * (255 / top)).astype(np.uint8)
 
 
 def fit_image(image: Image.Image, *, side: int, multiple: int, keep: bool = False) -> Image.Image:
@@ -126,12 +161,13 @@ def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 2
 def keep_image(source: str | Path | bytes | Image.Image) -> str:
     """Check a picture and return the path of a file that holds it.
 
-    A path stays as it is. A picture from memory is written to the temporary folder, so
-    that settings stay plain text and the code that a panel shows can open it.
+    A path stays as it is; its file is opened and not decoded. A picture from memory is written to the temporary
+    folder, so that settings stay plain text and the code that a panel shows can open it.
     """
-    image = read_image(source)
     if isinstance(source, (str, Path)):
-        return str(source)
+        with _opened(*_contents(source)):
+            return str(source)
+    image = read_image(source)
     data = encode_image(image)
     path = _kept() / f"{hashlib.sha256(data).hexdigest()[:16]}.png"
     path.write_bytes(data)
@@ -141,8 +177,13 @@ def keep_image(source: str | Path | bytes | Image.Image) -> str:
 def encode_image(image: Image.Image, kind: str = "png") -> bytes:
     """Return a picture as the bytes of a "png" or "jpeg" file, quickly made rather than small."""
     buffer = io.BytesIO()
-    options = {"quality": 90} if kind == "jpeg" else {"compress_level": 1}
-    image.convert("RGB").save(buffer, format=kind, **options)
+    if kind == "jpeg":
+        image.convert("RGB").save(buffer, format=kind, quality=90)
+    else:
+        said = PngImagePlugin.PngInfo()
+        if REDUCED in image.info:
+            said.add_text(REDUCED, "yes")
+        image.convert("RGB").save(buffer, format=kind, compress_level=1, pnginfo=said)
     return buffer.getvalue()
 
 

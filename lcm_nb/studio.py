@@ -21,7 +21,7 @@ from .models.doctor import prepare
 from .models.examples import example_image
 from .models.hashes import checkpoint_hashes
 from .models.plans import Plan, plan_for
-from .pictures import fit_image, keep_image, read_image
+from .pictures import REDUCED, fit_image, keep_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
@@ -158,6 +158,8 @@ class Studio:
 
         columns, rows, cases = sweep_axes(lists)
         cases = [self._complete(case) for case in cases]
+        for path in {case["image"] for case in cases if case.get("image", EXAMPLE) != EXAMPLE}:
+            read_image(path)  # refuses a damaged one before the first picture is drawn
         return Grid(columns, rows, [self.generate(**case) for case in tqdm(cases, desc="pictures")])
 
     def code(self, settings: Mapping[str, object]) -> str:
@@ -173,10 +175,11 @@ class Studio:
         preparation, geometry = self._section.preparation, self.runtime.geometry
         keep = preparation is not None and preparation.is_done(settings)
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
-        if fitted.size == image.size:
-            return fitted, ""
-        was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
-        return fitted, f"the picture was fitted from {was} to {now} pixels: scaled, cut at the edges, not stretched"
+        notes = ["the picture had more than 8 bits a colour and was scaled to 8"] if REDUCED in image.info else []
+        if fitted.size != image.size:
+            was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
+            notes.append(f"the picture was fitted from {was} to {now} pixels: scaled, cut at the edges, not stretched")
+        return fitted, "; ".join(notes)
 
     def _given(self, source: Image.Image | None, settings: Mapping[str, Any]) -> Image.Image | None:
         """Return what the pipeline is given: the picture itself, or what the section makes of it."""

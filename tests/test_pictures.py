@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lcm_nb
 from lcm_nb import pictures as images
 
 
@@ -119,17 +120,82 @@ def test_a_picture_from_memory_is_kept_as_a_file(picture):
 def test_the_guide_s_own_picture_is_taken_from_the_hub_s_cache(tmp_path, picture, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(OSError, match="documentation-images is not in .*, and HF_HUB_OFFLINE forbids downloads"):
-        images.example_image("controlnet", "guide")
-    repository, revision = tmp_path / "datasets--huggingface--documentation-images", 40 * "0"
-    kept = repository / "snapshots" / revision / "diffusers" / "input_image_vermeer.png"
-    kept.parent.mkdir(parents=True)
-    picture.save(kept)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
-    assert np.array_equal(images.example_image("controlnet", "guide"), picture.resize((512, 512)))
-    assert np.array_equal(images.example_image("t2i-adapter", "guide"), picture)
+        lcm_nb.example_image("controlnet", "guide")
+    for repository, file in (
+        ("datasets--huggingface--documentation-images", "diffusers/input_image_vermeer.png"),
+        ("models--Adapter--t2iadapter", "figs_SDXLV1.0/org_canny.jpg"),
+    ):
+        folder, revision = tmp_path / repository, 40 * "0"
+        kept = folder / "snapshots" / revision / file
+        kept.parent.mkdir(parents=True)
+        picture.save(kept, format="png")
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(revision)
+    assert np.array_equal(lcm_nb.example_image("controlnet", "guide"), picture.resize((512, 512)))
+    assert np.array_equal(lcm_nb.example_image("t2i-adapter", "guide"), picture)
 
 
 def test_a_section_without_a_picture_has_no_example():
     with pytest.raises(ValueError, match="'style-lora' starts from no picture; these sections do: image-to-image"):
-        images.example_image("style-lora")
+        lcm_nb.example_image("style-lora")
+
+
+# -- every mode of a picture ---------------------------------------------------------------
+
+RAMP = np.tile(np.linspace(0, 255, 256).round().astype(np.uint8), (64, 1))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LA", "La", "PA", "I", "F"]
+)
+def test_every_mode_of_pil_comes_in_as_it_looks(mode):
+    grey = Image.fromarray(RAMP)
+    way = {"RGBa": ["RGBA"], "La": ["LA"], "PA": ["RGBA", "P"], "HSV": ["RGB"], "LA": ["RGBA"]}.get(mode, ["RGB", "L"])
+    for step in way[: 1 if mode not in ("1", "I", "F") else 2]:
+        grey = grey.convert(step)
+    seen = np.asarray(images.read_image(grey.convert(mode))).astype(int)
+    slack = {"1": 128, "P": 16}.get(mode, 4)  # dithered; rounding of colour spaces
+    assert seen.shape == (64, 256, 3)
+    assert np.abs(seen.mean(0)[..., 0] - RAMP[0]).max() <= slack
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.linspace(0, 65535, 256), np.uint16),
+        (np.linspace(0, 65535, 256), np.int32),
+        (np.linspace(0, 255, 256), np.int32),
+        (np.linspace(0, 1, 256), np.float32),
+        (np.linspace(0, 255, 256), np.float32),
+        (np.linspace(-3, 7, 256), np.float32),
+        (np.linspace(0, 2**31 - 1, 256), np.int32),
+    ],
+)
+def test_deep_pictures_come_in_by_their_range_and_say_so(values, kind):
+    deep = Image.fromarray(np.tile(values.astype(kind), (64, 1)))
+    seen = images.read_image(deep)
+    assert np.abs(np.asarray(seen)[..., 0].astype(int) - RAMP).max() <= 1
+    assert images.REDUCED in seen.info
+    assert images.REDUCED in images.read_image(images.keep_image(deep)).info  # from memory by a file, too
+
+
+def test_a_deep_file_is_not_clipped(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))).save(path)
+    assert np.abs(np.asarray(images.read_image(path))[0, :, 0].astype(int) - RAMP[0]).max() <= 1
+
+
+def test_a_closed_picture_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "closed.png"
+    Image.new("RGB", (32, 32)).save(path)
+    picture = Image.open(path)
+    picture.close()
+    with pytest.raises(ValueError, match=r"cannot be read .* it may be closed"):
+        images.read_image(picture)
+
+
+def test_a_path_is_checked_without_decoding_it(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (32, 32)).save(path)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
+    assert images.keep_image(path) == str(path)

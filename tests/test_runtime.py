@@ -1,0 +1,105 @@
+"""The seam between studio and runtime: a runtime of twenty lines is enough for a whole studio."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcm_nb.models.checkpoints import checkpoints
+from lcm_nb.models.plans import plan_for
+from lcm_nb.runtimes.runtime import Call, Drawing, Geometry
+from lcm_nb.settings import planned_timesteps
+from lcm_nb.studio import Studio
+
+
+class Dice:
+    """A runtime that draws noise of the seed and needs no model."""
+
+    geometry, can_preview = Geometry(side=64, multiple=16), True
+
+    def __init__(self, censors: bool = False):
+        self.censors, self.calls = censors, []
+
+    def draw(self, call: Call, on_step) -> Drawing:
+        self.calls.append(call)
+        for index, timestep in enumerate(planned_timesteps(call.arguments)):
+            on_step(index, timestep, np.full((4, 4), timestep))
+        pixels = np.random.default_rng(call.seed).integers(0, 256, (64, 64, 3), np.uint8)
+        return Drawing(Image.fromarray(pixels), self.censors)
+
+    def decode(self, latent) -> Image.Image:
+        return Image.fromarray(latent.astype(np.uint8))
+
+    def code(self, settings) -> str:
+        return f"dice({settings['seed']})"
+
+    def release(self) -> None:
+        self.calls.clear()
+
+
+def studio_with(runtime: Dice, section: str = "image-to-image") -> Studio:
+    return Studio(plan_for(section), checkpoints(section, "mini", "cpu"), runtime)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return Image.effect_noise((100, 60), 90).convert("RGB")
+
+
+def test_a_studio_asks_its_runtime_for_one_picture_a_seed(picture):
+    runtime, told = Dice(), []
+    with pytest.warns(UserWarning, match="fitted from 100 x 60 to"):
+        result = studio_with(runtime).generate(image=picture, num_images=2, seed=7, on_step=told.append)
+    assert [call.seed for call in runtime.calls] == [7, 8]
+    assert runtime.calls[0].image.width % 16 == runtime.calls[0].image.height % 16 == 0
+    assert runtime.calls[0].arguments.keys() == {"prompt", "num_inference_steps", "strength", "guidance_scale"}
+    assert [(step.picture, step.number, step.total, step.timestep) for step in told] == [
+        (1, 1, 2, 499),
+        (1, 2, 2, 259),
+        (2, 1, 2, 499),
+        (2, 2, 2, 259),
+    ]
+    assert told[0].denoised.max() == 499 and told[0].preview().size == (4, 4)
+    assert result.timesteps == [499, 259] and len(result.images) == 2
+
+
+def test_all_that_happened_is_noted(picture):
+    with pytest.warns(UserWarning) as told:
+        result = studio_with(Dice(censors=True)).generate(image=picture)
+    assert "fitted from 100 x 60" in result.note and "safety checker blacked" in result.note
+    assert str(told[0].message) == result.note
+
+
+def test_a_deep_picture_is_noted():
+    deep = Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1)))
+    with pytest.warns(UserWarning, match="more than 8 bits a colour"):
+        studio_with(Dice()).generate(image=deep)
+
+
+def test_scales_of_styles_and_edges_reach_the_runtime_and_not_the_pipeline():
+    runtime = Dice()
+    studio_with(runtime, "style-lora").generate(papercut=0.5)
+    assert runtime.calls[0].scales == {"papercut": 0.5, "neon": 0.0}
+    assert not runtime.calls[0].arguments.keys() & {"papercut", "neon", "seed", "num_images"}
+
+
+def test_code_is_the_runtime_s():
+    assert studio_with(Dice()).code({"seed": 3}) == "dice(3)"
+
+
+def test_a_damaged_picture_is_refused_before_a_sweep_draws(tmp_path, picture):
+    good, bad, runtime = tmp_path / "good.png", tmp_path / "bad.png", Dice()
+    picture.save(good)
+    bad.write_bytes(good.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"bad\.png is damaged"):
+        studio_with(runtime).sweep(image=[good, bad])
+    assert runtime.calls == []
+
+
+def test_a_picture_is_decoded_once_a_draw(tmp_path, picture, monkeypatch):
+    """Its header is looked at when settings are checked; the pixels come in when it is drawn."""
+    path, decoded = tmp_path / "picture.png", []
+    picture.resize((64, 64)).save(path)
+    load = Image.Image.convert
+    monkeypatch.setattr(Image.Image, "convert", lambda image, *a, **k: decoded.append(1) or load(image, *a, **k))
+    studio_with(Dice()).generate(image=path)
+    assert len(decoded) == 1
