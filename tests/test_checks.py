@@ -1,5 +1,7 @@
 """The exercises' checkers: they turn down what is wrong, say why, and take what is right."""
 
+import json
+
 import pytest
 
 from lcm_nb.tutorial import checks
@@ -108,7 +110,7 @@ def test_the_right_step_of_ddim_is_taken(capsys):
     assert capsys.readouterr().out.startswith("Right: ")
 
 
-TABLE = {"LCM": {4: 10.0}, "DDIM": {2: 30.0, 4: 12.0, 8: 10.0, 25: 9.0}}
+TABLE = {("LCM", 4): 10.0, ("DDIM", 25): 9.0, ("DDIM", 2): 30.0, ("DDIM", 4): 12.0, ("DDIM", 8): 10.0}
 
 
 @pytest.mark.parametrize(
@@ -122,14 +124,17 @@ TABLE = {"LCM": {4: 10.0}, "DDIM": {2: 30.0, 4: 12.0, 8: 10.0, 25: 9.0}}
         (25, "subject", "higher is better"),
     ],
 )
-def test_where_ddim_overtakes_is_read_from_the_table(answer, figure, why, monkeypatch, capsys):
-    monkeypatch.setattr(checks, "_measured", lambda sampler, figure: TABLE[sampler])
+def test_where_ddim_overtakes_is_read_from_the_table(answer, figure, why, tmp_path, monkeypatch, capsys):
+    rows = [dict(sampler=name, steps=steps, **{figure: value}) for (name, steps), value in TABLE.items()]
+    (tmp_path / "figures.json").write_text(json.dumps({"table": rows}))
+    monkeypatch.setattr(checks, "FIGURES", tmp_path / "figures.json")
     assert checks.overtaken(answer, figure=figure) is why.startswith("Right")
     assert why in capsys.readouterr().out
 
 
-def test_the_table_that_ships_is_read():
-    assert list(checks._measured("DDIM", "subject"))[:2] == [1, 2]
+def test_the_table_that_ships_is_read(capsys):
+    assert not checks.overtaken(3, figure="subject")
+    assert "3 steps were not measured; 1, 2, 4, 8, 25, 50 were." in capsys.readouterr().out
 
 
 def test_distillation_forwards_are_counted(capsys):

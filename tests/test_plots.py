@@ -29,12 +29,26 @@ def test_axes_have_labels_with_units_and_lines_that_differ(draw, stored):
     assert "(%)" in figure.axes[0].get_ylabel()
 
 
-def test_what_is_plotted_is_what_was_measured(stored):
-    axes = plots.budgets(stored).axes[0]
-    rows = sorted((row for row in stored if len(row.get("steps", ())) == 3), key=lambda row: row["updates"])
-    line = axes.lines[-1]
-    assert line.get_ydata()[-1] == 100 * rows[-1]["points"][-1]["4"]["subject"]
-    assert len(line.get_xdata()) == len(rows) + 1
+def run(updates: int, *shares: float, steps=(1, 2, 4), **others) -> dict:
+    """Return a measured run: the shares of right subjects at its end, one for each number of steps."""
+    start = {"update": 0, **{str(n): {"subject": 0.25} for n in steps}}
+    end = {"update": updates, **{str(n): {"subject": share} for n, share in zip(steps, shares, strict=True)}}
+    return dict(updates=updates, steps=list(steps), points=[start, end], **others)
+
+
+def test_what_is_plotted_is_what_was_measured():
+    part = run(50, 0.5, 0.75, steps=(1, 4), variant="without a part", response=3.5)
+    rows = [run(80, 0.5, 0.625, 0.75), part, {"updates_per_minute": 20}, run(40, 0.375, 0.4375, 0.5)]
+    lines = {line.get_label(): line for line in plots.budgets(rows).axes[0].lines}
+    assert list(lines) == ["1 step", "2 steps", "4 steps"]
+    assert list(lines["1 step"].get_xdata()) == [0, 2, 4]
+    assert list(lines["1 step"].get_ydata()) == [25, 37.5, 50]
+    assert list(lines["4 steps"].get_ydata()) == [25, 50, 75]
+    left, right = plots.ablations(rows).axes
+    assert [(*line.get_xdata(), *line.get_ydata(), line.get_label()) for line in left.lines] == [
+        (0, 50, 25, 50, "without a part")
+    ]
+    assert [bar.get_width() for bar in right.patches] == [3.5]
 
 
 def test_a_live_curve_draws_every_few_points():

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderTiny
 
 from .data import pictures
-from .loop import FLOAT32, Settings, make_accelerator, train
+from .loop import FLOAT32, Extras, Settings, make_accelerator, train, trainable
 
 CROP = 96
 PICTURES = 8_000
@@ -46,7 +46,7 @@ def build(factor: int = 16) -> AutoencoderTiny:
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of pixels, of edges and of 4x4 averages; inputs (B, 3, H, W) in -1..1."""
+    """Return the mean absolute error of pixels, of edges and of 4x4 averages; inputs (B, 3, H, W) in -1..1."""
     error = (output - target).float()
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     return (
@@ -66,6 +66,7 @@ class Autoencoding(torch.nn.Module):
         self.vae, self.noise = vae, noise
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the loss of (B, 3, H, W) images in -1..1."""
         latents = self.vae.encoder(images).float()
         mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
         spread = (mean.square() + (variance - 1).square()).mean()
@@ -89,7 +90,8 @@ def fit(name: str, module: Autoencoding, data: np.ndarray, crop: int, settings: 
         return {"psnr": psnr(module.vae, held_out)}
 
     budget = dict(minutes=settings.minutes * share, steps=max(int(settings.steps * share), 1))
-    train(name, module, loss_of, replace(settings, **budget), accelerator, report=report).copy_to(module)
+    average = train(name, module, loss_of, replace(settings, **budget), accelerator, Extras(report=report))
+    average.copy_to(trainable(module))
 
 
 def run(settings: Settings) -> Path:

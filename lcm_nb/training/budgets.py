@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
+from ..tutorial import measure as measuring
 from ..tutorial.judge import Judge
 from ..tutorial.judge import load as load_judge
-from . import evaluate, own
-from .evaluate import Rows
+from . import own
 from .loop import Settings, make_accelerator
+from .rows import Rows
 
 BUDGETS = (100, 500, 1500)  # updates
 ABLATION, EVERY, ABLATION_BATCH = 200, 50, 16
@@ -33,19 +34,19 @@ def run(settings: Settings) -> Path:
     smoke = dict(updates=2, every=2, cases=2)
     for updates in BUDGETS[:1] if settings.smoke else BUDGETS:
         case = dict(updates=updates, every=updates, cases=CASES) | (smoke if settings.smoke else {})
-        row(kept, settings, next(iter(own.VARIANTS)), (1, 2, 4), **case)
+        row(kept, settings, case | dict(variant=next(iter(own.VARIANTS)), steps=[1, 2, 4]))
     for variant in own.VARIANTS:
         case = dict(updates=ABLATION, every=EVERY, cases=CURVE_CASES) | (smoke if settings.smoke else {})
-        row(kept, replace(settings, batch_size=ABLATION_BATCH), variant, (1, 4), **case)
+        row(kept, replace(settings, batch_size=ABLATION_BATCH), case | dict(variant=variant, steps=[1, 4]))
     kept.row({"batch_size": settings.batch_size, "threads": torch.get_num_threads()}, rate, settings)
     return path
 
 
-def row(kept: Rows, settings: Settings, variant: str, steps: tuple[int, ...], *, updates, every, cases) -> dict:
-    """Return one run's row, measured now if it is not kept."""
-    case = dict(variant=variant, updates=updates, every=every, cases=cases, steps=list(steps))
-    settings = replace(settings, steps=updates)
-    return kept.row(case | {"batch_size": settings.batch_size}, measure, settings, variant, every, cases, steps)
+def row(kept: Rows, settings: Settings, case: dict) -> dict:
+    """Return the row of one run, ``case`` with variant, updates, every, cases and steps; measured now if not kept."""
+    run = replace(settings, steps=case["updates"])
+    how = case["variant"], case["every"], case["cases"], tuple(case["steps"])
+    return kept.row(case | {"batch_size": settings.batch_size}, measure, run, *how)
 
 
 def measure(settings: Settings, variant: str, every: int, cases: int, steps: tuple[int, ...]) -> dict:
@@ -57,7 +58,7 @@ def measure(settings: Settings, variant: str, every: int, cases: int, steps: tup
     accelerator, judge = make_accelerator(), load_judge()
     base, teacher = own.load_teacher(accelerator.device, settings.work)
     student, shard = own.new_student(teacher), own.Shard(base.tokenizer, settings.work)
-    pipe, held_out = own.pipeline(base, student), own.cases(cases)
+    pipe, held_out = own.pipeline(base, student), measuring.cases(cases)
     losses, points = [], [view(pipe, judge, held_out, 0, steps)]
     for loss in own.distil(student, teacher, shard, settings, accelerator, own.VARIANTS[variant]):
         losses.append(loss)
@@ -70,12 +71,12 @@ def measure(settings: Settings, variant: str, every: int, cases: int, steps: tup
 
 def view(pipe: StableDiffusionPipeline, judge: Judge, held_out: tuple, update: int, steps: tuple[int, ...]) -> dict:
     """Return the judge's accuracies at each number of steps, after so many updates."""
-    return {"update": update, **{str(n): own.judged(pipe, judge, *held_out, n) for n in steps}}
+    return {"update": update, **{str(n): measuring.judged(pipe, judge, *held_out, n) for n in steps}}
 
 
 def response(pipe: StableDiffusionPipeline, captions: list[str]) -> float:
     """Return the mean absolute difference, of 255, between pictures at guidance 1 and at guidance 14."""
-    least, most = (evaluate.generate(pipe, captions, 4, guidance) for guidance in (1.0, 14.0))
+    least, most = (measuring.generate(pipe, captions, 4, guidance) for guidance in (1.0, 14.0))
     return float((most - least).abs().mean()) * 255
 
 

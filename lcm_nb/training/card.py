@@ -4,14 +4,22 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from ..sections.style_lora import STYLES as LORAS
-from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
+from ..sections.style_lora import STYLES
+from ..tutorial.measure import GUIDANCE
+from ..tutorial.vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
+from .measure_samplers import TEACHER_GUIDANCE, TRIAL_STEPS
 from .scenes import CANVAS
 from .ship import GOALS_MB
-from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 
+GUIDE_PROMPTS = (
+    "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
+    "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k",
+    "a cute fox",  # the guide adds the trigger word of its style LoRA
+    "the mona lisa",
+    "Mystical fairy in real, magic, 4k picture, high quality",
+)
 # figure -> goal and least to accept, for LCM at 4 steps on held-out captions
 TARGETS = {
     "subject": (0.90, 0.75),
@@ -202,7 +210,7 @@ Each on {cases} held-out scenes, 4 steps, at the section's own guidance. Accurac
         _families(figures["families"]),
         _lcm_lora(figures["lcm-lora"]),
     ]
-    for section, (title, text, key, columns, below) in SECTIONS.items():
+    for section, (title, text, key, columns, below) in TABLES.items():
         rows = [[_scale(row[key]), *(write(row[name]) for name, write in columns.values())] for row in figures[section]]
         parts.append(f"""
 ### {title}
@@ -235,7 +243,7 @@ def _section_goals(figures: dict) -> list[list]:
         ask(f"{section}: edge F1 at scale 0", first["edge_f1"], 0.35, _number, at_most=True)
         ask(f"{section}: subject lost to the control", first["subject"] - last["subject"], 0.05, _points, at_most=True)
         ask_monotone(f"{section}: edge F1, scale 0 to 1", [row["edge_f1"] for row in figures[section]], _number)
-    for style in LORAS:
+    for style in STYLES:
         found = [row for row in figures["style-lora"] if list(row["scales"]) == [style]]
         seen = [row[f"seen_{style}"] for row in found]
         ask(f"{style}: seen at scale 1", seen[-1], 0.90, _percent)
@@ -369,7 +377,7 @@ On {figures["machine"]}. Minutes are wall time; two stages on one CPU thread eac
 _JUDGED = {"subject": ("subject", _percent), "background": ("background", _percent)}
 _EDGES = "F1 compares the canny map that was given with the picture's own, with a tolerance of 2 pixels."
 _ROWS = "from top to bottom: the map, and pictures at scale 0, 0.5 and 1"
-SECTIONS = {  # section -> title, text, what varies, columns, what its contact sheet shows
+TABLES = {  # section -> title, text, what varies, columns, what its contact sheet shows
     "image-to-image": (
         "Image-to-image",
         "The prompt of each scene, from the picture of another one. Layout is the correlation of the colours of both "
@@ -419,8 +427,8 @@ Every figure is written by `python -m lcm_nb.training evaluate` from `figures.js
 FOOTER = """
 ## Data, licence, limits
 
-Scenes and captions are composed by `lcm_nb.training.scenes` from the Fluent Emoji flat icons
-(npm package `@iconify-json/fluent-emoji-flat`, MIT licence, copyright Microsoft Corporation). The weights are under
-the Apache-2.0 licence, like the code. The models know the words above and little else: other words are ignored or
-misread. They cannot draw photographs or real persons.
+Captions come from `lcm_nb.tutorial.captions`; scenes are composed by `lcm_nb.training.scenes` from the Fluent Emoji
+flat icons (npm package `@iconify-json/fluent-emoji-flat`, MIT licence, copyright Microsoft Corporation). The weights
+are under the Apache-2.0 licence, like the code. The models know the words above and little else: other words are
+ignored or misread. They cannot draw photographs or real persons.
 """

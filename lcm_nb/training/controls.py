@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import pictures
-from .loop import Settings, make_accelerator, train
+from .loop import Settings, make_accelerator, train, trainable
 from .teacher import Batches, Teacher, load_base, use_fast_attention
 
 THRESHOLDS = (100, 200)  # the guide's
@@ -111,7 +111,7 @@ def run_control(settings: Settings, name: str, family: str, build) -> Path:
             batch["t"] = mostly_noisy(batch["t"])
         return module(edges=as_maps(edges[batches.picks.numpy()]).to(accelerator.device), **batch)
 
-    train(f"{name}-training", module, loss_of, settings, accelerator).copy_to(module)
+    train(f"{name}-training", module, loss_of, settings, accelerator).copy_to(trainable(module))
     folder = settings.work / name
     control.cpu().half().save_pretrained(folder)
     return folder

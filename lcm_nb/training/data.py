@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from ..tutorial.captions import Scene, labels, scene_at, styled_scene_at
 from .loop import Settings, made_by
-from .scenes import CANVAS, Painter, Scene, caption, labels, sample_scene
+from .scenes import CANVAS, Painter
 from .styles import STYLES
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
@@ -36,23 +37,6 @@ def icons(work: Path) -> Path:
     with tarfile.open(next(path.parent.glob("*.tgz"))) as archive:
         path.write_bytes(archive.extractfile("package/icons.json").read())
     return path
-
-
-def scene_at(seed: int, index: int, *, held_out: bool = False, subjects: int | None = None) -> tuple[Scene, str]:
-    """Return scene number ``index`` of the stream ``seed``, with its caption."""
-    rng = np.random.default_rng((seed, index))
-    scene = sample_scene(rng, held_out=held_out, subjects=subjects)
-    return scene, caption(scene, rng)
-
-
-def styled_scene_at(seed: int, index: int, style: str, **options) -> tuple[Scene, str]:
-    """Return scene number ``index`` as a style shows it, with a caption that begins with the style's name."""
-    rng = np.random.default_rng((seed, index))
-    options = {"held_out": False, **options}
-    while True:  # a style leaves no room for palette and medium, and what is held out is so without them
-        scene = replace(sample_scene(rng, **options), palette=None, medium=None)
-        if scene.held_out == options["held_out"]:
-            return scene, f"{style}, {caption(scene, rng)}"
 
 
 def _captioned(seed: int, index: int, style: str | None) -> tuple[Scene, str]:
@@ -79,8 +63,9 @@ def run(settings: Settings, *, name: str = "data", seed: int | None = None, styl
     path, icon_path = folder / "pictures.npy", icons(settings.work)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, CANVAS, CANVAS, 3)).flush()
     jobs = [(path, icon_path, seed, style, i, min(i + 250, count)) for i in range(0, count, 250)]
-    with ProcessPoolExecutor() as pool:
-        list(tqdm(pool.map(_render, jobs), total=len(jobs), desc=f"{name} x 250"))
+    with ProcessPoolExecutor() if len(jobs) > 1 else nullcontext() as pool:  # processes pay off from two jobs on
+        work = pool.map if pool else map
+        list(tqdm(work(_render, jobs), total=len(jobs), desc=f"{name} x 250"))
     scenes = [_captioned(seed, i, style) for i in range(count)]
     (folder / "labels.json").write_text(json.dumps([labels(scene) for scene, _ in scenes]))
     done.write_text(json.dumps([text for _, text in scenes]))

@@ -16,7 +16,7 @@ from diffusers.pipelines.latent_consistency_models import LatentConsistencyModel
 from torch import nn
 
 from ..schedule import boundary_scalings
-from .loop import Settings, fingerprint, make_accelerator, train
+from .loop import Extras, Settings, fingerprint, make_accelerator, train, trainable
 from .teacher import FAMILIES, Batches, Schedule, Teacher, load_base, save_pipeline, use_fast_attention
 
 SKIP = 20  # k: 1000 training timesteps / 50 solver points
@@ -46,11 +46,12 @@ class Distillation(nn.Module):
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
     def forward(self, latents, ids, noise, t, t_next, w) -> torch.Tensor:
+        """Return Eq. 16 for latents z (B, C, h, w), tokens of c (B, tokens), noise, timesteps and w (B,)."""
         teacher, schedule = self.teacher, self.teacher.schedule
         with torch.no_grad():
             condition, nothing = conditions(teacher, ids)
             z = schedule.add_noise(latents, noise, t)
-            z_next = guided_solver_step(teacher, z, t, t_next, W_UNIT * w, condition, nothing)
+            z_next = guided_solver_step(teacher, z, t, t_next, W_UNIT * w, (condition, nothing))
             goal = consistency(self.target, schedule, z_next, t_next, condition, w)
         return pseudo_huber(consistency(self.student, schedule, z, t, condition, w), goal)  # Eq. 16
 
@@ -75,7 +76,7 @@ def conditions(teacher: Teacher, ids: torch.Tensor) -> tuple[dict, dict]:
 
 
 def consistency(unet, schedule: Schedule, z, t, condition: dict, w: torch.Tensor | None = None) -> torch.Tensor:
-    """Eq. 9: f(z, c, t) = c_skip z + c_out x0; with ``w``, also an input of the UNet (section 4.2)."""
+    """Return Eq. 9: f(z, c, t) = c_skip z + c_out x0; with ``w``, also an input of the UNet (section 4.2)."""
     velocity = unet(z, t, timestep_cond=None if w is None else embed_w(w), **condition).sample
     clean, _ = schedule.clean_and_noise(z, t, velocity)
     c_skip, c_out = boundary_scalings(t.float()[:, None, None, None])
@@ -83,11 +84,13 @@ def consistency(unet, schedule: Schedule, z, t, condition: dict, w: torch.Tensor
 
 
 @torch.no_grad()
-def guided_solver_step(teacher: Teacher, z, t, t_next, w, condition: dict, nothing: dict) -> torch.Tensor:
-    """Eq. 17: one step of the augmented probability-flow ODE (Eq. 13), z + (1 + w) Psi(c) - w Psi(empty).
+def guided_solver_step(teacher: Teacher, z, t, t_next, w, texts: tuple[dict, dict]) -> torch.Tensor:
+    """Take one step of the augmented probability-flow ODE (Eq. 13 and 17): z + (1 + w) Psi(c) - w Psi(empty).
 
-    Psi is linear in the prediction, so the predictions are combined first (Eq. 12).
+    ``texts`` are the :func:`conditions` c and empty. Psi is linear in the prediction, so the predictions are
+    combined first (Eq. 12).
     """
+    condition, nothing = texts
     both = {name: _joined(given, nothing[name]) for name, given in condition.items()}
     velocity = teacher.unet(torch.cat([z, z]), torch.cat([t, t]), **both).sample
     conditional, unconditional = velocity.float().chunk(2)
@@ -98,7 +101,10 @@ def guided_solver_step(teacher: Teacher, z, t, t_next, w, condition: dict, nothi
 
 @torch.no_grad()
 def update_target(target: nn.Module, student: nn.Module, decay: float = TARGET_DECAY) -> None:
-    """Algorithm 1, last line: theta^- <- mu theta^- + (1 - mu) theta."""
+    """Move the target, the last line of algorithm 1: theta^- <- mu theta^- + (1 - mu) theta.
+
+    By hand: it is a line of the paper, and the loop's ``EMAModel`` averages for another purpose.
+    """
     torch._foreach_lerp_(list(target.parameters()), list(student.parameters()), 1 - decay)
 
 
@@ -110,7 +116,7 @@ def _joined(first, second):
 
 
 def pseudo_huber(prediction: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """d(x, y) = sqrt(|x - y|^2 + c^2) - c, element by element, averaged."""
+    """Return d(x, y) = sqrt(|x - y|^2 + c^2) - c, element by element, averaged."""
     return ((prediction.float() - goal.float()).square() + HUBER_C**2).sqrt().sub(HUBER_C).mean()
 
 
@@ -140,10 +146,14 @@ def run(settings: Settings) -> Path:
         return module(batch["latents"], batch["ids"], batch["noise"], t, t_next, w)
 
     made_from = fingerprint(*(m for m in pipe.components.values() if isinstance(m, nn.Module) and m is not pipe.vae))
-    options = dict(ema_decay=0.995, after_step=lambda m: update_target(m.target, m.student), made_from=made_from)
-    options["eager"] = [module.student.time_embedding.cond_proj.weight]  # starts at zero, and w is all it has to tell
+    extras = Extras(
+        ema_decay=0.995,
+        after_step=lambda m: update_target(m.target, m.student),
+        made_from=made_from,
+        eager=[module.student.time_embedding.cond_proj.weight],  # starts at zero, and w is all it has to tell
+    )
     name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
-    train(name, module, loss_of, settings, accelerator, **options).copy_to(module)
+    train(name, module, loss_of, settings, accelerator, extras).copy_to(trainable(module))
     folder = settings.work / FAMILIES[settings.family].lcm
     if accelerator.is_main_process:
         save_student(pipe, module.student, settings.family, folder)

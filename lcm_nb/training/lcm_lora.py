@@ -16,7 +16,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from .distill import consistency, guided_solver_step, pseudo_huber, sample_timesteps, update_target
-from .loop import Settings, make_accelerator, train
+from .loop import Extras, Settings, make_accelerator, train, trainable
 from .teacher import Batches, Teacher, load_base
 
 RANK = 16
@@ -41,13 +41,14 @@ class LoraDistillation(nn.Module):
         self.target = copy.deepcopy(self.teacher.unet).requires_grad_(False)
 
     def forward(self, latents, ids, keep, noise, t, t_next) -> torch.Tensor:
+        """Return the loss of a batch of the teacher, from t to t_next."""
         teacher, unet = self.teacher, self.teacher.unet
         with torch.no_grad():
             condition, nothing = teacher.condition(ids, keep), teacher.condition(ids, 0 * keep)
             z = teacher.schedule.add_noise(latents, noise, t)
             unet.disable_adapters()
             w = torch.full((len(ids),), BUILT_IN_GUIDANCE - 1, device=z.device)
-            z_next = guided_solver_step(teacher, z, t, t_next, w, condition, nothing)
+            z_next = guided_solver_step(teacher, z, t, t_next, w, (condition, nothing))
             unet.enable_adapters()
             goal = consistency(self.target, teacher.schedule, z_next, t_next, condition)
         return pseudo_huber(consistency(unet, teacher.schedule, z, t, condition), goal)
@@ -67,8 +68,8 @@ def run(settings: Settings) -> Path:
         batch["t"], t_next = sample_timesteps(settings.batch_size, generator)
         return module(**batch, t_next=t_next)
 
-    options = dict(ema_decay=0.99, after_step=lambda m: update_target(m.target, m.teacher.unet))
-    train("lcm-lora-training", module, loss_of, settings, accelerator, **options).copy_to(module)
+    extras = Extras(ema_decay=0.99, after_step=lambda m: update_target(m.target, m.teacher.unet))
+    train("lcm-lora-training", module, loss_of, settings, accelerator, extras).copy_to(trainable(module))
     folder = settings.work / "lcm-lora"
     if accelerator.is_main_process:
         layers = {k: v.half().contiguous() for k, v in get_peft_model_state_dict(pipe.unet).items()}

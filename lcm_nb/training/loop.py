@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -72,28 +73,34 @@ def make_accelerator() -> Accelerator:
     return Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
 
 
-class Ema:
-    """Exponential moving average of a module's parameters, kept in float32.
+@dataclass(frozen=True)
+class Extras:
+    """What a stage may want of :func:`train` besides its loss.
 
-    The decay warms up as (1 + n) / (10 + n), so that short runs are averaged too.
+    Parameters
+    ----------
+    ema_decay
+        Decay of the averaged weights. It warms up as (1 + n) / (10 + n), so that short runs are averaged, too.
+    after_step
+        Called with the module after every update.
+    report
+        Returns a row for the log, at every checkpoint but the last.
+    made_from
+        Fingerprint of what the module is made from: no checkpoint of something else is resumed.
+    eager
+        Parameters that must come far in few updates, see :class:`Optimizer`.
     """
 
-    def __init__(self, module: nn.Module, decay: float):
-        self.decay, self.count = decay, 0
-        self.values = {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
+    ema_decay: float = 0.999
+    after_step: Callable[[nn.Module], None] | None = None
+    report: Callable[[], dict] | None = None
+    made_from: str = ""
+    eager: Sequence[nn.Parameter] = ()
 
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        parameters = dict(module.named_parameters())
-        torch._foreach_lerp_(list(self.values.values()), [parameters[k] for k in self.values], 1 - decay)
 
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        parameters = dict(module.named_parameters())
-        for name, value in self.values.items():
-            parameters[name].copy_(value)
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that learn: those that are averaged, and that ``EMAModel.copy_to`` is given."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class Optimizer:
@@ -111,7 +118,7 @@ class Optimizer:
     def __init__(self, module: nn.Module, learning_rate: float, *, thin: int = 16, eager: Sequence[nn.Parameter] = ()):
         apart = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
         apart |= {id(p) for p in eager}
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = trainable(module)
         inner = [p for p in self.parameters if id(p) not in apart and p.ndim > 1 and min(p.shape[:2]) > thin]
         chosen = {id(p) for p in [*inner, *eager]}
         rest = [p for p in self.parameters if id(p) not in chosen]
@@ -162,92 +169,135 @@ def train(
     loss_of: Callable[[nn.Module, torch.Generator], torch.Tensor],
     settings: Settings,
     accelerator: Accelerator,
-    *,
-    ema_decay: float = 0.999,
-    after_step: Callable[[nn.Module], None] | None = None,
-    report: Callable[[], dict] | None = None,
-    made_from: str = "",
-    eager: Sequence[nn.Parameter] = (),
-) -> Ema:
-    """Minimise ``loss_of(module, generator)`` and return the averaged weights.
+    extras: Extras = Extras(),
+) -> EMAModel:
+    """Minimise ``loss_of(module, generator)`` and return the averaged weights of what is :func:`trainable`.
 
     A checkpoint (weights, average, optimizer, counters) goes to ``work/name`` every
     two minutes and at the end; ``settings.resume`` continues from it. Lines of
     ``work/name/log.jsonl`` hold step, minutes, samples, the device, and the mean loss
-    or what ``report()`` returns.
+    or what ``extras.report()`` returns.
 
     Raises
     ------
     ValueError
         If the checkpoint to resume was ``made_from`` something else.
     """
-    folder = settings.work / name
-    folder.mkdir(parents=True, exist_ok=True)
     module = module.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = Optimizer(module, settings.learning_rate, eager=eager)
-    state = {"step": 0, "minutes": 0.0, "samples": 0}
-    ema = Ema(module, ema_decay)
-    if settings.resume and (folder / "state.json").exists():
-        state = _restore(folder, module, ema, optimizer, made_from)
-    raw = module
-    module = accelerator.prepare(module)
+    sitting = Sitting(settings.work / name, module, settings, accelerator, extras)
     generator = torch.Generator(accelerator.device)
-    generator.manual_seed(hash((settings.seed, state["step"], accelerator.process_index)) % 2**31)
-    bar = tqdm(desc=name, unit="step", initial=state["step"], disable=not accelerator.is_main_process)
-    clock = saved = time.monotonic()
-    losses = []
-    while True:
-        progress = _progress(state, settings, accelerator)
-        if progress >= 1:
-            break
+    generator.manual_seed(hash((settings.seed, sitting.state["step"], accelerator.process_index)) % 2**31)
+    while (progress := sitting.progress()) < 1:
         with accelerator.autocast():
-            loss = loss_of(module, generator)
+            loss = loss_of(sitting.network, generator)
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(optimizer.parameters, 1.0)
-        optimizer.step(settings.learning_rate * learning_rate_factor(state["step"], progress))
-        ema.update(raw)
-        if after_step:
-            after_step(raw)
-        losses.append(loss.detach())
-        now = time.monotonic()
+        accelerator.clip_grad_norm_(sitting.optimizer.parameters, 1.0)
+        sitting.optimizer.step(settings.learning_rate * learning_rate_factor(sitting.state["step"], progress))
+        sitting.ema.step(sitting.optimizer.parameters)
+        if extras.after_step:
+            extras.after_step(module)
+        sitting.count(loss.detach())
+    sitting.save()
+    sitting.bar.close()
+    return sitting.ema
+
+
+class Sitting:
+    """What a stage keeps from its start, or from its last checkpoint, to its end; all files lie in ``folder``."""
+
+    LOG_EVERY, SAVE_EVERY = 50, 120  # updates, seconds
+
+    def __init__(self, folder: Path, module: nn.Module, settings: Settings, accelerator: Accelerator, extras: Extras):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.module, self.settings = folder, module, settings
+        self.accelerator, self.extras = accelerator, extras
+        self.optimizer = Optimizer(module, settings.learning_rate, eager=extras.eager)
+        # -1: the first update is averaged, too
+        self.ema = EMAModel(self.optimizer.parameters, extras.ema_decay, update_after_step=-1, foreach=True)
+        self.state = {"step": 0, "minutes": 0.0, "samples": 0}
+        if settings.resume and (folder / "state.json").exists():
+            self.restore()
+        self.network = accelerator.prepare(module)
+        main, step = accelerator.is_main_process, self.state["step"]
+        self.bar = tqdm(desc=folder.name, unit="step", initial=step, disable=not main)
+        self.losses: list[torch.Tensor] = []
+        self.clock = self.saved = time.monotonic()
+
+    def progress(self) -> float:
+        """Return the share of the budget that is spent; the furthest process decides, so that all stop together."""
+        state, settings = self.state, self.settings
+        progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
+        if self.accelerator.num_processes == 1:
+            return progress
+        return float(self.accelerator.gather(torch.tensor([progress], device=self.accelerator.device)).max())
+
+    def count(self, loss: torch.Tensor) -> None:
+        """Count an update, and log and save when it is time."""
+        now, state = time.monotonic(), self.state
+        self.losses.append(loss)
         state["step"] += 1
-        state["samples"] += settings.batch_size * accelerator.num_processes
-        state["minutes"] += (now - clock) / 60
-        clock = now
-        bar.update()
-        if state["step"] % 50 == 0:
-            mean = float(torch.stack(losses).mean())
-            losses.clear()
-            bar.set_postfix(loss=f"{mean:.4f}", minutes=f"{state['minutes']:.1f}")
-            _log(folder, {**state, "loss": mean}, accelerator)
-        if now - saved > 120:
-            _save(folder, raw, ema, optimizer, state | {"made_from": made_from}, accelerator)
-            if report:
-                _log(folder, {**state, **report()}, accelerator)
-            saved = time.monotonic()
-    _save(folder, raw, ema, optimizer, state | {"made_from": made_from}, accelerator)
-    bar.close()
-    return ema
+        state["samples"] += self.settings.batch_size * self.accelerator.num_processes
+        state["minutes"] += (now - self.clock) / 60
+        self.clock = now
+        self.bar.update()
+        if state["step"] % self.LOG_EVERY == 0:
+            mean = float(torch.stack(self.losses).mean())
+            self.losses.clear()
+            self.bar.set_postfix(loss=f"{mean:.4f}", minutes=f"{state['minutes']:.1f}")
+            self.log({"loss": mean})
+        if now - self.saved > self.SAVE_EVERY:
+            self.save()
+            if self.extras.report:
+                self.log(self.extras.report())
+            self.saved = time.monotonic()
+
+    def log(self, row: dict) -> None:
+        """Append a line to ``log.jsonl``, with the counters and the device."""
+        if self.accelerator.is_main_process:
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({**self.state, **row, "device": _device_name()}) + "\n")
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"weights.{k}": v.detach().contiguous() for k, v in self.module.state_dict().items()}
+        tensors |= {k: v.contiguous() for k, v in self._averages().items()}
+        save_file(tensors | self.optimizer.tensors(), self.folder / "state.new")
+        (self.folder / "state.new").replace(self.folder / "state.safetensors")
+        counters = self.state | {"made_from": self.extras.made_from, "ema_count": self.ema.optimization_step}
+        (self.folder / "state.json").write_text(json.dumps(counters))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go on from the checkpoint."""
+        state = json.loads((self.folder / "state.json").read_text())
+        if state.pop("made_from", "") != self.extras.made_from:
+            raise ValueError(
+                f"{self.folder} was begun with other weights than those there are now; leave out --resume."
+            )
+        tensors = load_file(self.folder / "state.safetensors")
+        self.ema.optimization_step = state.pop("ema_count")
+        for name, value in self.module.state_dict().items():
+            value.copy_(tensors[f"weights.{name}"])
+        for name, value in self._averages().items():
+            value.copy_(tensors[name])
+        self.optimizer.restore(tensors)
+        self.state = state
+
+    def _averages(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights by their names in a checkpoint."""
+        names = [f"ema.{name}" for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        return dict(zip(names, self.ema.shadow_params, strict=True))
 
 
 def learning_rate_factor(step: int, progress: float, *, warmup: int = 100) -> float:
-    """Linear warm-up, constant for a third of the way, then a cosine to 2 %."""
+    """Return the learning rate's factor: linear warm-up, constant for a third of the way, then a cosine to 2 %.
+
+    By hand: PyTorch's and diffusers' schedules follow a number of updates, this one a budget of minutes.
+    """
     fall = min(max((progress - 0.33) / 0.67, 0.0), 1.0)
     return min((step + 1) / warmup, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
-
-
-def _progress(state: dict, settings: Settings, accelerator: Accelerator) -> float:
-    """Return the share of the budget that is spent; the furthest process decides, so that all stop together."""
-    progress = max(state["minutes"] / settings.minutes, state["step"] / settings.steps)
-    if accelerator.num_processes == 1:
-        return progress
-    return float(accelerator.gather(torch.tensor([progress], device=accelerator.device)).max())
-
-
-def _log(folder: Path, row: dict, accelerator: Accelerator) -> None:
-    if accelerator.is_main_process:
-        with (folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({**row, "device": _device_name()}) + "\n")
 
 
 def _device_name() -> str:
@@ -255,28 +305,3 @@ def _device_name() -> str:
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
     return f"{threads} CPU thread{'s' if threads > 1 else ''}"
-
-
-def _save(folder, module, ema, optimizer, state, accelerator) -> None:
-    if not accelerator.is_main_process:
-        return
-    tensors = {f"weights.{k}": v.detach().contiguous() for k, v in module.state_dict().items()}
-    tensors |= {f"ema.{k}": v.contiguous() for k, v in ema.values.items()}
-    save_file(tensors | optimizer.tensors(), folder / "state.new")
-    (folder / "state.new").replace(folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps({**state, "ema_count": ema.count}))
-
-
-def _restore(folder, module, ema, optimizer, made_from: str) -> dict:
-    state = json.loads((folder / "state.json").read_text())
-    if state.pop("made_from", "") != made_from:
-        raise ValueError(f"{folder} was begun with other weights than those there are now; leave out --resume.")
-    tensors = load_file(folder / "state.safetensors")
-    ema.count = state.pop("ema_count")
-    with torch.no_grad():
-        for name, value in module.state_dict().items():
-            value.copy_(tensors[f"weights.{name}"])
-        for name, value in ema.values.items():
-            value.copy_(tensors[f"ema.{name}"])
-    optimizer.restore(tensors)
-    return state

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from . import data
-from .loop import Settings, make_accelerator, train
+from .loop import Extras, Settings, make_accelerator, train, trainable
 from .styles import STYLES
 from .teacher import Batches, Teacher, load_base
 
@@ -47,7 +47,7 @@ def train_style(style: str, settings: Settings, folder: Path) -> None:
         return module(**batches(settings.batch_size, generator))
 
     name = f"lora-{style}" if settings.family == "xl" else f"lora-{style}-{settings.family}"
-    train(name, module, loss_of, settings, accelerator, ema_decay=0.99).copy_to(module)
+    train(name, module, loss_of, settings, accelerator, Extras(ema_decay=0.99)).copy_to(trainable(module))
     layers = get_peft_model_state_dict(pipe.unet)
     layers = {k: (v * GAIN[style] if "lora_B" in k else v).half().contiguous() for k, v in layers.items()}
     StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=f"{style}.safetensors")

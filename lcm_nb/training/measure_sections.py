@@ -18,13 +18,16 @@ from ..pictures import canny
 from ..runtimes.diffusers import LCM_LORA, load_pipeline, scaled
 from ..sections import section_for
 from ..sections.style_lora import STYLES
+from ..tutorial import measure as measuring
+from ..tutorial.captions import labels, scene_at, styled_scene_at
 from ..tutorial.judge import Judge
-from . import data, evaluate
-from .evaluate import GUIDANCE, TEACHER_GUIDANCE, Rows, arrange
+from ..tutorial.measure import GUIDANCE, accuracies, as_pictures, judge_pictures
+from . import data
 from .loop import FLOAT32, fingerprint, made_by
-from .scenes import Painter, labels
+from .measure_samplers import TEACHER_GUIDANCE, arrange
+from .rows import Rows
+from .scenes import Painter
 from .teacher import FAMILIES
-from .train_judge import accuracies, judge_pictures
 
 SEED = 4_000_037  # neither training nor the judge nor the other tables see this stream
 CASES = 500
@@ -57,7 +60,7 @@ def lcm_lora(work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
 
         def measure(scale=scale, steps=steps, guidance=guidance) -> dict:
             pipe.set_adapters(LCM_LORA, scale)
-            return judged(judge, evaluate.generate(pipe, captions, steps, guidance), rows)
+            return judged(judge, measuring.generate(pipe, captions, steps, guidance), rows)
 
         table.append(kept.row(case | {"scale": scale, "steps": steps, "guidance": guidance}, measure))
     return table
@@ -81,7 +84,7 @@ def families(work: Path, judge: Judge, kept: Rows, cases: int) -> list[dict]:
             case = {"family": name, "model": kind, "steps": steps, "cases": cases, "weights": weights_of(pipe, judge)}
 
             def measure(pipe=pipe, steps=steps, guidance=guidance) -> dict:
-                return accuracies(judge_pictures(judge, evaluate.generate(pipe, captions, steps, guidance))[0], rows)
+                return accuracies(judge_pictures(judge, measuring.generate(pipe, captions, steps, guidance))[0], rows)
 
             table.append(kept.row(case, measure))
     return table
@@ -95,7 +98,7 @@ def weights_of(pipe, judge: Judge) -> str:
 def held_out(work: Path, cases: int) -> tuple[list[str], list[dict], list[np.ndarray]]:
     """Return captions, labels and pictures (256, 256, 3) of held-out scenes with one subject each."""
     painter = Painter(data.icons(work))
-    scenes = [data.scene_at(SEED, i, held_out=True, subjects=1) for i in range(cases)]
+    scenes = [scene_at(SEED, i, held_out=True, subjects=1) for i in range(cases)]
     return (
         [caption for _, caption in scenes],
         [labels(scene) for scene, _ in scenes],
@@ -111,7 +114,7 @@ def controls(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> 
 
     def at(value: float) -> dict:
         pictures = generate(section, pipe, captions, maps, **{scale: value})
-        found = [canny(picture) for picture in shown(pictures)]
+        found = [canny(picture) for picture in as_pictures(pictures)]
         f1 = [edge_f1(np.array(a)[..., 0], np.array(b)[..., 0]) for a, b in zip(maps, found, strict=True)]
         return {"edge_f1": float(np.mean(f1)), **judged(judge, pictures, rows)}
 
@@ -126,7 +129,7 @@ def loras(section: str, work: Path, judge: Judge, kept: Rows, cases: int) -> lis
         raise ValueError(f"the judge does not know {', '.join(sorted(unknown))}; train it again.")
 
     def at(scales: dict[str, float]) -> dict:
-        scenes = [data.styled_scene_at(SEED, i, ", ".join(scales), held_out=True, subjects=1) for i in range(cases)]
+        scenes = [styled_scene_at(SEED, i, ", ".join(scales), held_out=True, subjects=1) for i in range(cases)]
         with scaled(pipe, section_for(section), names, dict.fromkeys(STYLES, 0.0) | scales):
             pictures = generate(section, pipe, [caption for _, caption in scenes])
         scores, _ = judge_pictures(judge, pictures)
@@ -150,7 +153,9 @@ def strengths(section: str, work: Path, judge: Judge, kept: Rows, cases: int) ->
 
     def at(strength: float) -> dict:
         pictures = generate(section, pipe, captions, images, strength=strength)
-        alike = [layout_similarity(np.asarray(a), np.asarray(b)) for a, b in zip(images, shown(pictures), strict=True)]
+        alike = [
+            layout_similarity(np.asarray(a), np.asarray(b)) for a, b in zip(images, as_pictures(pictures), strict=True)
+        ]
         return {"layout": float(np.mean(alike)), **judged(judge, pictures, rows)}
 
     case = {"section": section, "cases": cases, "weights": weights_of(pipe, judge)}
@@ -172,18 +177,18 @@ def contact_sheet(section: str, work: Path, count: int) -> Image.Image:
     given = [Image.fromarray(picture) for picture in drawn]
     if section == "image-to-image":
         given = given[1:] + given[:1]
-        rows = [given] + [shown(generate(section, pipe, captions, given, strength=value)) for value in STRENGTHS]
+        rows = [given] + [as_pictures(generate(section, pipe, captions, given, strength=value)) for value in STRENGTHS]
     elif section == "style-lora":
         rows = []
         for scales in ({}, *({style: 1.0} for style in STYLES), dict.fromkeys(STYLES, 0.5)):
             with scaled(pipe, section_for(section), names_of(section, work), dict.fromkeys(STYLES, 0.0) | scales):
                 prompts = [", ".join([*scales, caption]) for caption in captions]
-                rows.append(shown(generate(section, pipe, prompts)))
+                rows.append(as_pictures(generate(section, pipe, prompts)))
     else:
         given = [canny(picture) for picture in given]
         scale = SCALE_OF[section]
         runs = [generate(section, pipe, captions, given, **{scale: value}) for value in (0.0, 0.5, 1.0)]
-        rows = [given, *map(shown, runs)]
+        rows = [given, *map(as_pictures, runs)]
     return make_image_grid([picture for row in rows for picture in row], rows=len(rows), cols=count)
 
 
@@ -203,12 +208,7 @@ def load(section: str, work: Path):
 def generate(section: str, pipe, prompts: list[str], images: list | None = None, **options) -> torch.Tensor:
     """Return (N, 3, H, W) pictures in 0..1 at the section's own guidance."""
     guidance = section_for(section).settings["guidance_scale"].default
-    return evaluate.generate(pipe, prompts, STEPS, guidance, images, **options)
-
-
-def shown(pictures: torch.Tensor) -> list[Image.Image]:
-    """Return a batch in 0..1 as pictures."""
-    return [Image.fromarray(p) for p in (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()]
+    return measuring.generate(pipe, prompts, STEPS, guidance, images=images, **options)
 
 
 def judged(judge: Judge, pictures: torch.Tensor, rows: list[dict]) -> dict[str, float]:

@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from ..models.checkpoints import MINI
-from ..tutorial.judge import Judge
-from . import data, evaluate, text
+from ..tutorial.measure import SHARD, load_shard
+from . import data, text
 from .distill import (
     SKIP,
     TARGET_DECAY,
@@ -38,14 +37,9 @@ from .distill import (
     update_target,
 )
 from .loop import FLOAT32, Optimizer, Settings, learning_rate_factor, made_by, make_accelerator
-from .scenes import labels
 from .teacher import Teacher, encode_pictures, use_fast_attention
-from .train_judge import accuracies, judge_pictures
 
-SHARD = Path("shard", "latents.safetensors")
 PICTURES, DEVIATIONS = 3_000, 5  # in the shard; int8 covers so many standard deviations of each channel
-SEED = 5_000_011  # captions that neither training nor another table sees
-CASES = 200
 
 
 def write_shard(work: Path) -> Path:
@@ -59,17 +53,11 @@ def write_shard(work: Path) -> Path:
     return path
 
 
-def load_shard(folder: Path = MINI) -> tuple[torch.Tensor, list[str]]:
-    """Return latents (N, 8, 16, 16) of training pictures in float32, and their captions; ``vae.decode`` takes them."""
-    with safe_open(made_by("budgets", folder / SHARD), framework="pt") as file:
-        return file.get_tensor("latents") * file.get_tensor("scale"), json.loads(file.metadata()["captions"])
-
-
 class Shard:
     """Random batches of a shard, on the random generator's device."""
 
     def __init__(self, tokenizer, folder: Path = MINI):
-        self.latents, self.captions = load_shard(folder)
+        self.latents, self.captions = load_shard(made_by("budgets", folder / SHARD))
         self.ids = text.tokenize(tokenizer, self.captions)
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,7 +121,7 @@ def distil(
             with torch.no_grad():
                 c, nothing = conditions(teacher, ids)
                 z = teacher.schedule.add_noise(z0, noise, t)
-                z_next = guided_solver_step(teacher, z, t, t_next, W_UNIT * w, c, nothing)
+                z_next = guided_solver_step(teacher, z, t, t_next, W_UNIT * w, (c, nothing))
                 goal = consistency(target, teacher.schedule, z_next, t_next, c, w)
             loss = pseudo_huber(consistency(network, teacher.schedule, z, t, c, w), goal)
         accelerator.backward(loss)
@@ -166,12 +154,6 @@ def new_student(teacher: Teacher) -> UNet2DConditionModel:
     return student
 
 
-def cases(count: int = CASES, seed: int = SEED) -> tuple[list[str], list[dict]]:
-    """Return captions of held-out scenes with one subject each, and their labels for the judge."""
-    scenes = [data.scene_at(seed, i, held_out=True, subjects=1) for i in range(count)]
-    return [caption for _, caption in scenes], [labels(scene) for scene, _ in scenes]
-
-
 def pipeline(base: StableDiffusionPipeline, student: nn.Module) -> StableDiffusionPipeline:
     """Return the base's pipeline with the student as its UNet and ``LCMScheduler``."""
     parts = {name: part for name, part in base.components.items() if name not in ("unet", "scheduler")}
@@ -179,11 +161,6 @@ def pipeline(base: StableDiffusionPipeline, student: nn.Module) -> StableDiffusi
     pipe = StableDiffusionPipeline(unet=student, scheduler=scheduler, requires_safety_checker=False, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def judged(pipe: StableDiffusionPipeline, judge: Judge, captions: list[str], rows: list[dict], steps: int) -> dict:
-    """Return the judge's accuracies (:func:`lcm_nb.training.judge.accuracies`) on the LCM's pictures."""
-    return accuracies(judge_pictures(judge, evaluate.generate(pipe, captions, steps))[0], rows)
 
 
 def run(settings: Settings) -> Path:

@@ -1,37 +1,19 @@
-"""Compose captioned pictures from flat icons.
-
-A :class:`Scene` is a few labels and a seed. ``caption`` words it as people
-would, ``Painter.draw`` paints it; both depend on nothing but the scene.
-"""
+"""Paint the scenes of :mod:`lcm_nb.tutorial.captions` from flat icons; a picture depends on its scene alone."""
 
 import json
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from .vocabulary import (
-    BACKGROUNDS,
-    COLOURS,
-    FILLERS,
-    MEDIUMS,
-    NAMED,
-    OPENERS,
-    PALETTES,
-    PLAIN,
-    PRAISE,
-    SETTINGS,
-    SUBJECTS,
-    SYNONYMS,
-)
+from ..tutorial.captions import Scene
+from ..tutorial.vocabulary import COLOURS, PLAIN, SUBJECTS
 
 CANVAS = 256  # scenes are laid out on a canvas of this many pixels, then resized
 SPRITE = 192
-HELD_OUT_SHARE = 16  # one label combination in so many is never trained on
 
 # Setting -> sky top, sky bottom, ground, wave height in pixels, horizon, prop icons.
 LANDSCAPES = {
@@ -57,130 +39,25 @@ GRADES = {  # palette -> colour matrix applied to RGB in 0..1, offset
 }
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The labels of one picture. ``None`` means that the caption says nothing about it."""
+class Place(NamedTuple):
+    """Where a sprite lies: its centre and its side in pixels, its angle in degrees, and whether it is mirrored."""
 
-    subjects: tuple[str, ...]
-    colours: tuple[str | None, ...]
-    background: str
-    background_named: bool
-    palette: str | None
-    medium: str | None
-    seed: int
-
-    @property
-    def held_out(self) -> bool:
-        """Whether this combination of labels is kept from training."""
-        key = (sorted(self.subjects), self.background, self.palette, self.medium)
-        return zlib.crc32(repr(key).encode()) % HELD_OUT_SHARE == 0
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+    flip: bool = False
 
 
-def sample_scene(rng: np.random.Generator, *, held_out: bool, subjects: int | None = None) -> Scene:
-    """Draw a random scene from the training or the held-out label combinations."""
-    while True:
-        count = subjects or (2 if rng.random() < 0.18 else 1)
-        names = list(SUBJECTS)
-        chosen = tuple(names[i] for i in rng.choice(len(names), count, replace=False))
-        if count == 2 and subjects is None and rng.random() < 0.15:
-            chosen = (chosen[0], chosen[0])  # "two foxes"
-        medium = list(MEDIUMS)[rng.integers(len(MEDIUMS))] if rng.random() < 0.3 else None
-        palette = list(PALETTES)[rng.integers(len(PALETTES))] if rng.random() < 0.35 else None
-        if medium == "pencil sketch":
-            palette = None  # grey on paper: a palette would say nothing
-        tinted = palette is None and medium != "pencil sketch"
-        colours = tuple(
-            list(COLOURS)[rng.integers(len(COLOURS))] if tinted and rng.random() < 0.15 else None for _ in chosen
-        )
-        if len(set(chosen)) < len(chosen):
-            colours = (colours[0],) * count
-        background = _pick(rng, tuple(SETTINGS)) if rng.random() < 0.62 else _pick(rng, tuple(PLAIN))
-        scene = Scene(
-            subjects=chosen,
-            colours=colours,
-            background=background,
-            background_named=held_out or rng.random() < 0.88,
-            palette=palette,
-            medium=medium,
-            seed=int(rng.integers(2**31)),
-        )
-        if scene.held_out == held_out:
-            return scene
-
-
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Word a scene as people type prompts."""
-    nouns = [_noun(name, colour, rng) for name, colour in zip(scene.subjects, scene.colours, strict=True)]
-    if len(nouns) == 2 and scene.subjects[0] == scene.subjects[1]:
-        plain = " ".join(filter(None, [scene.colours[0], plural(scene.subjects[0])]))
-        text = f"two {plain}" if rng.random() < 0.5 else plain
-    else:
-        text = " and ".join(nouns)
-    medium = _pick(rng, MEDIUMS[scene.medium]) if scene.medium else None
-    lead, tail = "", []
-    if medium and rng.random() < 0.6:
-        lead = f"self-portrait {medium}, " if rng.random() < 0.15 else f"{medium} of "
-    elif medium:
-        tail.append(medium)
-    elif rng.random() < 0.2:
-        lead = _pick(rng, OPENERS) + " "
-    if scene.background_named:
-        where = _background(scene.background, rng)
-        text, tail = (f"{text} {where}", tail) if where.split()[0] in PREPOSITIONS else (text, [where, *tail])
-    if scene.palette:
-        tail.append(_pick(rng, PALETTES[scene.palette]))
-    for _ in range(rng.choice(4, p=(0.55, 0.25, 0.15, 0.05))):
-        tail.append(_pick(rng, FILLERS))
-    if rng.random() < 0.05:  # words nobody taught it must not disturb the picture
-        tail.append("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), rng.integers(2, 8))))
-    if rng.random() < 0.3:
-        rng.shuffle(tail)
-    return ", ".join([lead + text, *tail])
-
-
-PREPOSITIONS = {"in", "on", "at", "by", "among", "with"}
-
-
-def plural(name: str) -> str:
-    """Return the plural of a subject's name."""
-    irregular = {"mouse": "mice", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "butterfly": "butterflies"}
-    irregular |= {"fairy": "fairies", "cherry": "cherries", "strawberry": "strawberries"}
-    if name in irregular:
-        return irregular[name]
-    return name + ("es" if name.endswith(("s", "x", "ch")) else "s")
-
-
-def _pick(rng: np.random.Generator, options: tuple) -> str:
-    return options[rng.integers(len(options))]
-
-
-def _noun(name: str, colour: str | None, rng: np.random.Generator) -> str:
-    word = _pick(rng, SYNONYMS[name]) if name in SYNONYMS and rng.random() < 0.25 else name
-    praise = _pick(rng, PRAISE) if rng.random() < 0.3 else None
-    words = " ".join(filter(None, [praise, colour, word]))
-    if name in NAMED:
-        article = NAMED[name]
-    else:
-        article = "an" if words[0] in "aeiou" else "a"
-        article = ("the" if rng.random() < 0.1 else article) if rng.random() < 0.85 else ""
-    return f"{article} {words}".strip()
-
-
-def _background(name: str, rng: np.random.Generator) -> str:
-    if name in SETTINGS:
-        return _pick(rng, SETTINGS[name])
-    return _pick(rng, (f"on a {name} background", f"{name} background", f"on {name}", f"on a plain {name} background"))
-
-
-def placements(scene: Scene, rng: np.random.Generator) -> Iterator[tuple]:
-    """Yield name, colour, centre x and y, side in pixels, angle in degrees and mirroring of each subject."""
+def placements(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str | None, Place]]:
+    """Yield name, colour and place of each subject."""
     double = len(scene.subjects) == 2
     feet = CANVAS * (0.86 if scene.background in LANDSCAPES else 0.5)  # a plain backdrop has no ground: centred
     for i, (name, colour) in enumerate(zip(scene.subjects, scene.colours, strict=True)):
         side = rng.uniform(114, 128) if double else rng.uniform(164, 196)
         x = (CANVAS * (0.27 + 0.46 * i) if double else CANVAS * 0.5) + rng.uniform(-8, 8)
         y = feet - (side / 2 if scene.background in LANDSCAPES else 0) + rng.uniform(-8, 8)
-        yield name, colour, x, y, side, rng.uniform(-5, 5), rng.random() < 0.5
+        yield name, colour, Place(x, y, side, rng.uniform(-5, 5), rng.random() < 0.5)
 
 
 class Painter:
@@ -207,8 +84,8 @@ class Painter:
         """Return the picture as (size, size, 3) uint8 RGB."""
         rng = np.random.default_rng(scene.seed)
         canvas = self._backdrop(scene.background, rng)
-        for name, colour, x, y, side, angle, flip in placements(scene, rng):
-            _paste(canvas, self.coloured(name, colour), x, y, side, angle, flip=flip, outline=True)
+        for name, colour, place in placements(scene, rng):
+            _paste(canvas, self.coloured(name, colour), place, outline=True)
         picture = self._medium(canvas, scene.medium, rng)
         if scene.palette:
             picture = grade(picture, scene.palette)
@@ -254,14 +131,14 @@ class Painter:
         spots = np.linspace(20, 236, 5) + rng.uniform(-12, 12, 5)
         tall = name in ("forest", "jungle", "snow", "beach", "desert")
         for x in spots if props else ():
-            icon = props[0] if tall and rng.random() < 0.7 else _pick(rng, props)
+            icon = props[0] if tall and rng.random() < 0.7 else props[rng.integers(len(props))]
             big = icon in ("evergreen-tree", "deciduous-tree", "palm-tree", "cactus")
             side = rng.uniform(76, 96) if big else rng.uniform(26, 36)
             if icon in ("sparkles", "glowing-star", "snowflake"):
                 y = rng.uniform(20, 110)
             else:
                 y = CANVAS * horizon + (10 - side / 2 if big else rng.uniform(14, 60))
-            _paste(canvas, self.sprite(icon), x, y, side, 0.0, flip=False)
+            _paste(canvas, self.sprite(icon), Place(x, y, side))
 
     def _medium(self, picture, medium, rng) -> np.ndarray:
         if medium == "oil painting":
@@ -327,11 +204,9 @@ def _framed(sprite: np.ndarray) -> np.ndarray:
     return out
 
 
-def _paste(canvas, sprite, x, y, side, angle, *, flip, outline=False) -> None:
-    """Blend a sprite into the canvas, centred at (x, y), ``side`` pixels wide.
-
-    ``outline`` darkens a thin rim, so that a yellow star shows on yellow.
-    """
+def _paste(canvas: np.ndarray, sprite: np.ndarray, place: Place, *, outline: bool = False) -> None:
+    """Blend a sprite into the canvas; ``outline`` darkens a thin rim, so that a yellow star shows on yellow."""
+    x, y, side, angle, flip = place
     if flip:
         sprite = sprite[:, ::-1]
     if side < SPRITE * 0.6:
@@ -381,13 +256,3 @@ def _stroke_tiles(count: int = 12) -> np.ndarray:
         tile = cv2.filter2D(noise, -1, kernel)[CANVAS // 2 :, CANVAS // 2 :][:CANVAS, :CANVAS]
         tiles.append(np.clip(tile / tile.std() * 8, -20, 20).astype(np.int16))
     return np.stack(tiles)
-
-
-def labels(scene: Scene) -> dict[str, object]:
-    """Return what a judge should see: subject indices and class indices (0 = none)."""
-    return {
-        "subjects": [list(SUBJECTS).index(name) for name in scene.subjects],
-        "background": BACKGROUNDS.index(scene.background),
-        "palette": 0 if scene.palette is None else 1 + list(PALETTES).index(scene.palette),
-        "medium": 0 if scene.medium is None else 1 + list(MEDIUMS).index(scene.medium),
-    }

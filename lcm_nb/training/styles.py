@@ -6,7 +6,9 @@
 import cv2
 import numpy as np
 
-from .scenes import CANVAS, LANDSCAPES, PLAIN, Painter, Scene, placements
+from ..tutorial.captions import Scene
+from ..tutorial.vocabulary import PLAIN
+from .scenes import CANVAS, LANDSCAPES, Painter, placements
 
 TALL = ("evergreen-tree", "deciduous-tree", "palm-tree", "cactus")
 
@@ -15,9 +17,9 @@ def papercut(painter: Painter, scene: Scene) -> np.ndarray:
     """Paint a scene as sheets of paper, one upon the other; (256, 256, 3) uint8 RGB."""
     rng = np.random.default_rng(scene.seed)
     canvas = _cut_backdrop(painter, scene.background, rng)
-    for name, colour, x, y, side, _, flip in placements(scene, rng):
+    for name, colour, place in placements(scene, rng):
         sprite = painter.coloured(name, colour)
-        canvas = _lay(canvas, *_cut_out(sprite[:, ::-1] if flip else sprite, x, y, side))
+        canvas = _lay(canvas, *_cut_out(sprite[:, ::-1] if place.flip else sprite, *place[:3]))
     grain = cv2.GaussianBlur(rng.standard_normal((CANVAS, CANVAS)).astype(np.float32), (0, 0), 1.0) * 6
     return np.clip(canvas + grain[..., None], 0, 255).astype(np.uint8)
 

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTraine
 from . import text
 from .autoencoder import as_images, drop_derived
 from .data import captions, pictures
-from .loop import FLOAT32, Settings, fingerprint, made_by, make_accelerator, train
+from .loop import FLOAT32, Extras, Settings, fingerprint, made_by, make_accelerator, train, trainable
 
 DROP = 0.1  # share of captions left out, for classifier-free guidance
 SNR_CLIP = 5.0  # min-SNR weighting, on SNR + 1 as the velocity has it: full weight at high noise
@@ -88,7 +88,10 @@ def use_fast_attention(*models: PreTrainedModel | UNet2DConditionModel) -> None:
 
 
 class Schedule(nn.Module):
-    """alpha and sigma of the noise schedule, and the DDIM solver between its points."""
+    """alpha and sigma of the noise schedule, and the DDIM solver between its points.
+
+    By hand: a scheduler of diffusers takes one timestep for a whole batch, training one for each picture.
+    """
 
     def __init__(self):
         super().__init__()
@@ -97,6 +100,7 @@ class Schedule(nn.Module):
         self.register_buffer("sigma", (1 - alphas).sqrt(), persistent=False)
 
     def at(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return alpha and sigma at timesteps (B,), each (B, 1, 1, 1)."""
         return self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
 
     def clean_and_noise(self, z, t, velocity) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,11 +110,12 @@ class Schedule(nn.Module):
         return alpha * z - sigma * velocity, sigma * z + alpha * velocity
 
     def add_noise(self, z0, noise, t) -> torch.Tensor:
+        """Return z_t = alpha z_0 + sigma noise."""
         alpha, sigma = self.at(t)
         return alpha * z0 + sigma * noise
 
     def ddim_step(self, clean, noise, t) -> torch.Tensor:
-        """Psi: move to timestep t along the straight line through (clean, noise)."""
+        """Move to timestep t, Psi of the paper: along the straight line through (clean, noise)."""
         return self.add_noise(clean, noise, t)
 
 
@@ -144,7 +149,7 @@ class Teacher(nn.Module):
         )
 
     def forward(self, latents, ids, keep, noise, t, control=None) -> torch.Tensor:
-        """Weighted squared error of the predicted velocity v = alpha eps - sigma x0.
+        """Return the weighted squared error of the predicted velocity v = alpha eps - sigma x0.
 
         ``control(z_t, t, condition)`` may return more arguments for the UNet.
         """
@@ -166,6 +171,7 @@ class Batches:
         self.picks = torch.empty(0)
 
     def __call__(self, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Draw the arguments of :class:`Teacher` for ``count`` pictures."""
         draw = dict(generator=generator, device=self.device)
         self.picks = picks = torch.randint(len(self.latents), (count,), **draw).cpu()
         latents = self.latents[picks].to(self.device).float()
@@ -253,8 +259,8 @@ def run(settings: Settings) -> Path:
     def loss_of(module, generator):
         return module(**batches(settings.batch_size, generator))
 
-    made_from = fingerprint(pipe.vae.encoder)
-    train(name, teacher, loss_of, settings, accelerator, made_from=made_from).copy_to(teacher)
+    extras = Extras(made_from=fingerprint(pipe.vae.encoder))
+    train(name, teacher, loss_of, settings, accelerator, extras).copy_to(trainable(teacher))
     if accelerator.is_main_process:
         pipe.vae = AutoencoderTiny.from_pretrained(settings.work / "vae")  # its decoder may have gone on learning
         save_pipeline(pipe, folder)
@@ -270,15 +276,32 @@ def derive_sd(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> StableDiffu
     captions ``ids`` (N, tokens) have. What the pooled text and the sizes added to the time
     embedding on average, goes into its bias.
     """
-    old = pipe.text_encoder_2
-    output = old(ids, output_hidden_states=True)
-    states = output.hidden_states[-2]
-    encoder = CLIPTextModel(
-        CLIPTextConfig.from_dict(old.config.to_dict() | {"num_hidden_layers": old.config.num_hidden_layers - 1})
+    output = pipe.text_encoder_2(ids, output_hidden_states=True)
+    return StableDiffusionPipeline(
+        vae=pipe.vae,
+        text_encoder=_derive_encoder(pipe, output.hidden_states[-2]),
+        tokenizer=pipe.tokenizer,
+        unet=_derive_unet(pipe, output.hidden_states[-2], output.text_embeds),
+        scheduler=pipe.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
+
+
+def _derive_encoder(pipe: StableDiffusionXLPipeline, states: torch.Tensor) -> CLIPTextModel:
+    """Return SDXL's second encoder without its last layer, with a norm of the scale of ``states`` (N, tokens, C)."""
+    old = pipe.text_encoder_2
+    config = old.config.to_dict() | {"num_hidden_layers": old.config.num_hidden_layers - 1}
+    encoder = CLIPTextModel(CLIPTextConfig.from_dict(config))
     fit(encoder, old.text_model.state_dict())
     encoder.final_layer_norm.weight.fill_(float(states.std(-1, correction=0).mean()))
     encoder.final_layer_norm.bias.fill_(float(states.mean()))
+    return encoder
+
+
+def _derive_unet(pipe: StableDiffusionXLPipeline, states: torch.Tensor, pooled: torch.Tensor) -> UNet2DConditionModel:
+    """Return SDXL's UNet without what it reads of the first encoder, of pooled text (N, C) and of sizes."""
     unet = UNet2DConditionModel.from_config(
         pipe.unet.config,
         cross_attention_dim=text.WIDTH,
@@ -291,20 +314,11 @@ def derive_sd(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> StableDiffu
         if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
             tensors[name] = tensors[name][:, text.WIDTH :]  # what it reads of the second encoder
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    sizes = torch.tensor([[side, side, 0, 0, side, side]]).repeat(len(ids), 1)
-    added = pipe.unet.get_aug_embed(states, states, dict(text_embeds=output.text_embeds, time_ids=sizes)).mean(0)
+    sizes = torch.tensor([[side, side, 0, 0, side, side]]).repeat(len(pooled), 1)
+    added = pipe.unet.get_aug_embed(states, states, dict(text_embeds=pooled, time_ids=sizes)).mean(0)
     tensors["time_embedding.linear_2.bias"] = tensors["time_embedding.linear_2.bias"] + added
     fit(unet, tensors)
-    return StableDiffusionPipeline(
-        vae=pipe.vae,
-        text_encoder=encoder,
-        tokenizer=pipe.tokenizer,
-        unet=unet,
-        scheduler=pipe.scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return unet
 
 
 def fit(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

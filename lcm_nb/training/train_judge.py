@@ -1,7 +1,6 @@
 """Train the judge on fresh scenes, with seeds that the generator never uses."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,12 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ..tutorial.captions import labels, scene_at, styled_scene_at
 from ..tutorial.judge import Judge
+from ..tutorial.measure import accuracies, as_batch, judge_pictures
+from ..tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 from . import data
 from .loop import Settings, make_accelerator, train
-from .scenes import Painter, labels
+from .scenes import Painter
 from .styles import STYLES
-from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN, SUBJECTS
 
 SCENES = 24_000
 CHECKS = 2_000
@@ -32,11 +33,13 @@ class Judging(nn.Module):
         self.judge = judge
 
     def forward(self, images: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the sum of the heads' cross entropies for (B, 3, H, W) images in 0..1."""
         scores = self.judge(images)
         return sum(F.cross_entropy(scores[name].float(), targets[name]) for name in scores)
 
 
 def build() -> Judge:
+    """Return an untrained judge."""
     return Judge(list(SUBJECTS), list(BACKGROUNDS), ["none", *PALETTES], CLASSES)
 
 
@@ -47,59 +50,6 @@ def targets_of(rows: list[dict]) -> dict[str, torch.Tensor]:
         row[found] = 1 / len(set(found))
     others = {name: torch.tensor([row[name] for row in rows]) for name in ("background", "palette", "medium")}
     return {"subject": subjects, **others}
-
-
-def right(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, np.ndarray]:
-    """Return for each head which rows the judge got right; all subjects of a row must be found."""
-    result = {}
-    for name in ("background", "palette", "medium"):
-        result[name] = np.array([int(s.argmax()) == row[name] for s, row in zip(scores[name], rows, strict=True)])
-    found = [
-        set(s.topk(len(set(r["subjects"]))).indices.tolist()) for s, r in zip(scores["subject"], rows, strict=True)
-    ]
-    result["subject"] = np.array([f == set(r["subjects"]) for f, r in zip(found, rows, strict=True)])
-    return result
-
-
-def counted(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Return for each head which rows count: what a picture cannot show is not asked of it.
-
-    Palette and medium count where one is named. Which colour a plain background has
-    cannot be seen in a pencil sketch, in monochrome or in sepia.
-    """
-    palettes = [None, *PALETTES]
-    grey = [
-        CLASSES[row["medium"]] == "pencil sketch" or palettes[row["palette"]] in ("monochrome", "sepia") for row in rows
-    ]
-    plain = [BACKGROUNDS[row["background"]] in PLAIN for row in rows]
-    return {
-        "subject": np.ones(len(rows), bool),
-        "background": ~(np.array(grey) & np.array(plain)),
-        "palette": np.array([row["palette"] != 0 for row in rows]),
-        "medium": np.array([row["medium"] != 0 for row in rows]),
-    }
-
-
-def accuracies(scores: dict[str, torch.Tensor], rows: list[dict]) -> dict[str, float]:
-    """Return the share of counted rows that the judge got right, for each head."""
-    correct, counts = right(scores, rows), counted(rows)
-    return {name: float(correct[name][counts[name]].mean()) for name in counts}
-
-
-def as_batch(pictures: Iterable[np.ndarray]) -> torch.Tensor:
-    """Return (H, W, 3) uint8 pictures as (N, 3, H, W) in 0..1."""
-    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
-
-
-@torch.no_grad()
-def judge_pictures(judge: Judge, pictures: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """Return the judge's scores and features."""
-    scores, features = [], []
-    for batch in pictures.split(100):
-        found = judge.features(batch)
-        features.append(found)
-        scores.append({name: head(found) for name, head in judge.heads.items()})
-    return {name: torch.cat([s[name] for s in scores]) for name in scores[0]}, torch.cat(features).double().numpy()
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -145,12 +95,12 @@ def check(judge: Judge, work: Path, count: int, seed: int) -> dict[str, float]:
     """Return the judge's accuracy on held-out real scenes, one subject each; "style" is on scenes in a style."""
     painter, side, stream = Painter(data.icons(work)), judge.config.pixels, seed + data.JUDGE_SEED + 1
 
-    scenes = [data.scene_at(stream, i, held_out=True, subjects=1)[0] for i in range(count)]
+    scenes = [scene_at(stream, i, held_out=True, subjects=1)[0] for i in range(count)]
     scores, _ = judge_pictures(judge, as_batch(painter.draw(scene, side) for scene in scenes))
     figures = accuracies(scores, [labels(scene) for scene in scenes])
     shares = []
     for style, paint in STYLES.items():
-        styled = (data.styled_scene_at(stream, i, style, held_out=True, subjects=1)[0] for i in range(count // 10))
+        styled = (styled_scene_at(stream, i, style, held_out=True, subjects=1)[0] for i in range(count // 10))
         scores, _ = judge_pictures(judge, as_batch(shrink(paint(painter, scene), side) for scene in styled))
         shares.append(float((scores["medium"].argmax(1) == CLASSES.index(style)).float().mean()))
     return figures | {"style": float(np.mean(shares))}

@@ -1,0 +1,1 @@
+"""What the notebooks teach with: checkers, the judge, measures, plots, and the mini family's words."""

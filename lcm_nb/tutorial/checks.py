@@ -9,9 +9,11 @@ import json
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+FIGURES = Path(__file__).parents[1] / "mini" / "figures.json"  # of the model card
 LABELS = ("subject", "background", "palette", "medium")
 
 
@@ -287,14 +289,12 @@ def _evaluations(*, distilled: bool, steps: int) -> int:
     """Return the latents that pass through the mini UNet in one run."""
     import torch
 
-    sizes = []
+    from .measure import forwards
+
     pipe = _studio().pipe if distilled else _teacher()
-    hook = pipe.unet.register_forward_pre_hook(lambda unet, arguments: sizes.append(len(arguments[0])))
-    try:
+    with forwards(pipe.unet) as sizes:
         generator = torch.Generator().manual_seed(0)
         pipe("a fox", num_inference_steps=steps, guidance_scale=8.0, generator=generator, output_type="latent")
-    finally:
-        hook.remove()
     return sum(sizes)
 
 
@@ -324,13 +324,11 @@ def _lora_size(rank: int, inputs: int, outputs: int, kernel_size: int | None = N
 @lru_cache
 def _control_runs(section: str, steps: int) -> int:
     """Return how often a section's control runs for one picture."""
-    studio, calls = _studio(section), []
-    control = studio.pipe.controlnet if section == "controlnet" else studio.pipe.adapter
-    hook = control.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    from .measure import forwards
+
+    studio = _studio(section)
+    with forwards(studio.pipe.controlnet if section == "controlnet" else studio.pipe.adapter) as calls:
         studio.generate(num_inference_steps=steps)
-    finally:
-        hook.remove()
     return len(calls)
 
 
@@ -351,12 +349,9 @@ def _ddim_case() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], np.ndarray]
     return z.numpy(), clean.numpy(), levels, truth.numpy()
 
 
-@lru_cache
 def _measured(sampler: str, figure: str) -> dict[int, float]:
     """Return one figure of the model card's table by number of steps, fewest first."""
-    from ..models.checkpoints import MINI
-
-    rows = json.loads((MINI / "figures.json").read_text())["table"]
+    rows = json.loads(FIGURES.read_text())["table"]
     return dict(sorted((row["steps"], row[figure]) for row in rows if row["sampler"] == sampler))
 
 
@@ -395,20 +390,16 @@ def _two_loras():
 @lru_cache
 def _distillation_forwards() -> int:
     """Return the latents that pass through all UNets in one update, for each picture of its batch."""
-    from pathlib import Path
-
-    from ..training import own
+    from ..training import own  # no other module of this folder knows training
     from ..training.loop import Settings
+    from .measure import forwards
 
-    accelerator, sizes, count = own.make_accelerator(), [], 2
+    accelerator, count = own.make_accelerator(), 2
     base, teacher = own.load_teacher(accelerator.device)
     student = own.new_student(teacher)
-    hook = student.register_forward_pre_hook(lambda unet, arguments: sizes.append(len(arguments[0])))  # copied, too
-    other = teacher.unet.register_forward_pre_hook(lambda unet, arguments: sizes.append(len(arguments[0])))
     settings = Settings(Path("."), steps=1, batch_size=count)
-    list(own.distil(student, teacher, own.Shard(base.tokenizer), settings, accelerator))
-    hook.remove()
-    other.remove()
+    with forwards(student, teacher.unet) as sizes:
+        list(own.distil(student, teacher, own.Shard(base.tokenizer), settings, accelerator))
     return sum(sizes) // count
 
 

@@ -4,7 +4,7 @@ Every name is a word that people may type. Icon names are those of the
 MIT-licensed Fluent Emoji flat set (npm package ``@iconify-json/fluent-emoji-flat``).
 """
 
-# Subject -> icon. "cyborg" and "mona lisa" are composed in scenes.py from the icons named here.
+# Subject -> icon. "cyborg" and "mona lisa" are composed in training/scenes.py from the icons named here.
 SUBJECTS = {
     # animals
     "fox": "fox",
