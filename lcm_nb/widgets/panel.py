@@ -5,82 +5,41 @@ Callbacks of widgets only post the newest values; one worker thread draws. Works
 ipywidgets 7.7 and 8.
 """
 
-import contextvars
-import html
 import random
 import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from ..pictures import encode_image
 from ..settings import Setting, slug
-from .inputs import ImageInput, Pair
+from .compare import caption, differences, label_of, listed, say
+from .controls import buttons, close_tree, control_for, several
+from .history import Drawn, History
+from .inputs import ImageInput
+from .mailbox import Mailbox
+from .previews import Previews
+from .screen import Screen
 
 SOURCE = ("image", "detect_edges", "low_threshold", "high_threshold")  # settings that decide what the pipeline is given
-HISTORY = 6  # pictures kept to go back to
-THUMBNAIL = 112  # pixels
-LABELS = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "negative_prompt": "negative",
-    "detect_edges": "find edges",
-    "low_threshold": "canny low",
-    "high_threshold": "canny high",
-    "controlnet_conditioning_scale": "control",
-    "adapter_conditioning_scale": "adapter",
-    "adapter_conditioning_factor": "factor",
-}
+TYPING = 0.5  # seconds: a text is drawn when its typing pauses
+ASLEEP = "A panel was here. To bring it back to life, run this notebook's cells from the top (Run > Run All Cells)."
+_saving = threading.Lock()  # two panels that save at once must not choose one name
 
 
-class Mailbox:
-    """One slot between many posters and one worker: a new letter replaces an unread one."""
-
-    def __init__(self):
-        self.changed = threading.Condition()
-        self.letter: dict | None = None
-        self.busy = self.closed = False
-
-    def post(self, letter: dict) -> None:
-        with self.changed:
-            self.letter = letter
-            self.changed.notify_all()
-
-    def take(self) -> dict | None:
-        """Wait for a letter and return it; None after ``close``."""
-        with self.changed:
-            self.busy = False
-            self.changed.notify_all()
-            self.changed.wait_for(lambda: self.letter is not None or self.closed)
-            letter, self.letter, self.busy = self.letter, None, self.letter is not None
-            return letter
-
-    def outdated(self) -> bool:
-        """Whether newer values wait, so that the run in flight may stop."""
-        return self.letter is not None or self.closed
-
-    def wait_idle(self, timeout: float | None) -> bool:
-        with self.changed:
-            return self.changed.wait_for(lambda: self.letter is None and not self.busy, timeout)
-
-    def close(self) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
-
-
-class Panel(widgets.VBox):
-    """A section's controls, its picture and its history. Make one with ``Studio.panel()``.
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a panel is given to work with.
 
     Parameters
     ----------
-    settings
-        Name -> :class:`~lcm_nb.settings.Setting`; each becomes a control of that name.
     run
-        Draws: ``run(on_step=callable, **settings)`` returns a result with ``image``,
+        Draws: ``run(on_step=callable, **settings)`` returns a result with ``images`` or ``image``,
         ``settings``, ``timesteps``, ``seconds``, ``note`` and ``save``, with ``given`` also
         ``input_image``.
     code
@@ -91,60 +50,82 @@ class Panel(widgets.VBox):
         Returns the settings that will run, and a sentence about them or "".
     given
         Returns the picture that the pipeline will be given; shown beside the result.
+    examples
+        Prompts to choose from.
+    describe
+        Says in a line what a picture shows.
+    read
+        Returns the settings that the bytes of a saved PNG carry.
+    """
+
+    run: Callable
+    code: Callable[[dict], str]
+    cancelled: type[Exception]
+    plan: Callable[[dict], tuple[dict, str]] = lambda settings: (settings, "")
+    given: Callable[[dict], object] | None = None
+    examples: Iterable[str] = ()
+    describe: Callable[[object], str] | None = None
+    read: Callable[[bytes], dict] | None = None
+
+
+class Panel(widgets.VBox):
+    """A section's controls, its picture and its history. Make one with ``Studio.panel()``.
+
+    Parameters
+    ----------
+    settings
+        Name -> :class:`~lcm_nb.settings.Setting`; each becomes a control of that name.
+    hooks
+        The fields of :class:`Hooks`.
 
     Attributes
     ----------
     controls
-        Name -> widget: the settings, and "lock", "dice", "run", "stop", "live", "show_code", "save".
+        Name -> widget: the settings, and "lock", "dice", "run", "stop", "live", "show_code", "save",
+        "vary", "vary_run", with examples "examples", with ``describe`` "judge".
+    screen
+        What the page shows: its traits are the picture, the status, the history.
+    history
+        What was drawn, the newest first.
     result
         The result on screen, or None.
     """
 
-    def __init__(
-        self,
-        settings: Mapping[str, Setting],
-        *,
-        run: Callable,
-        code: Callable[[dict], str],
-        cancelled: type[Exception],
-        plan: Callable[[dict], tuple[dict, str]] = lambda settings: (settings, ""),
-        given: Callable[[dict], object] | None = None,
-    ):
-        self._settings, self._run, self._code, self._cancelled = settings, run, code, cancelled
-        self._plan, self._given, self._shown_source = plan, given, None
-        self.result = None
+    def __init__(self, settings: Mapping[str, Setting], **hooks):
+        self._settings, self._hooks = settings, Hooks(**hooks)
+        self.history, self._mailbox, self._previews = History(), Mailbox(), Previews()
         self._error: BaseException | None = None
         self._stopped = threading.Event()
-        self._showing = threading.Lock()
-        self._mailbox = Mailbox()
-        self._history: deque = deque(maxlen=HISTORY)
-        self.controls = {name: _control(name, spec) for name, spec in settings.items()}
-        self.controls |= _buttons()
-        self._pair = Pair() if given else None
-        shape = widgets.Layout(width="384px", height="384px", object_fit="contain")
-        self._picture = self._pair.pictures[1] if given else widgets.Image(format="png", layout=shape)
-        self._intent = widgets.Label()
-        self._caption = widgets.Label()
-        wide = widgets.Layout(width="384px")
-        self._status = widgets.HTML("Press Run, or move a slider.", layout=wide)  # unlike a Label, it wraps
-        self._progress = widgets.IntProgress(min=0, max=1, layout=wide)
-        self._strip = widgets.HBox()
-        self._listing = widgets.HTML(layout=widgets.Layout(display="none"))
-        super().__init__([self._arrange(), self._strip, self._listing])
+        self._lock = threading.RLock()  # the worker and a click on the history may both show something
+        self._quietly = threading.local()
+        self._shown: Drawn | None = None
+        self._pinned: tuple[Drawn, int] | None = None
+        self._row: list[tuple[Drawn, int, str]] = []
+        self._chosen = 0
+        self._source: list | None = None
+        self._intent = widgets.HTML()
+        self.screen = Screen(status="Ready.", reads=self._hooks.read is not None)
+        self.controls = {name: control_for(name, spec) for name, spec in settings.items()}
+        self.controls |= buttons(settings, self._hooks.examples, self._hooks.describe is not None)
+        body = widgets.Box([self._arrange(), self.screen])
+        body.add_class("lcm-body")
+        super().__init__([body])
+        self.add_class("lcm-panel")
         self._connect()
-        # A copied context: some ipykernel versions find their output by context variable.
-        target = contextvars.copy_context().run
-        self._worker = threading.Thread(target=target, args=(_work, weakref.ref(self), self._mailbox), daemon=True)
-        self._worker.start()
-        weakref.finalize(self, self._mailbox.close)
+        self._show_intent()
+        self._look_ahead()
 
     # -- what tests and notebooks use; the mouse takes the same paths ------------------
 
     def run(self) -> None:
-        """Draw the current values, as the Run button does."""
-        self._stopped.clear()
-        self._error = None
-        self._mailbox.post(self._plan(self.values())[0])
+        """Draw the current values, as the Run button does.
+
+        Raises
+        ------
+        ValueError
+            If the panel was closed.
+        """
+        self._post([self.values()])
 
     def stop(self) -> None:
         """Stop the run in flight within one step; the picture on screen stays."""
@@ -172,6 +153,11 @@ class Panel(widgets.VBox):
         return {name: self.controls[name].value for name in self._settings}
 
     @property
+    def result(self):
+        """The result on screen, or None."""
+        return self._shown.result if self._shown else None
+
+    @property
     def intent(self) -> str:
         """What will run, where steps are not all that decides it: the line beside strength."""
         return self._intent.value
@@ -179,10 +165,7 @@ class Panel(widgets.VBox):
     @property
     def status(self) -> str:
         """The status line."""
-        return html.unescape(self._status.value)
-
-    def _tell(self, status: str) -> None:
-        self._status.value = html.escape(status, quote=False)
+        return self.screen.status
 
     def save(self, path: str | Path | None = None) -> Path:
         """Save the picture on screen as a PNG with its settings; the default name says the prompt and seed.
@@ -194,152 +177,378 @@ class Panel(widgets.VBox):
         """
         if self.result is None:
             raise ValueError("There is no picture to save yet; press Run first.")
-        return self.result.save(path or _free_name(self.result.settings))
+        return _save(self.result, path)
+
+    def recall(self, key: int) -> None:
+        """Show a picture of the history, and set the controls to what made it; nothing is drawn.
+
+        Raises
+        ------
+        ValueError
+            If the history has no picture of this ``key``.
+        """
+        self._pick(self.history[key], 0, _row_of(self.history[key]))
+
+    def choose(self, index: int) -> None:
+        """Show the picture at ``index`` (from 0) of the row that was drawn together."""
+        drawn, picture, _ = self._row[index]
+        self._pick(drawn, picture, self._row, index)
+
+    def remix(self) -> None:
+        """Draw with the settings of the picture on screen, all but the seed, which is a new one."""
+        if self.result is not None:
+            self._set({**self.result.settings, "seed": random.randrange(2**31)})
+            self.run()
+
+    def star(self) -> None:
+        """Keep the picture on screen in the history for good, or no longer.
+
+        Raises
+        ------
+        ValueError
+            If too many are kept already.
+        """
+        if self._shown:
+            self.history.star(self._shown)
+            self._show_history()
+
+    def pin(self) -> None:
+        """Make the picture on screen A, with which those that follow are compared; or end that."""
+        with self._lock:
+            image = self._row[self._chosen][1] if self._row else 0
+            self._pinned = None if self._pinned or not self._shown else (self._shown, image)
+            self.screen.show(**self._beside())
+        self._show_history()
+
+    def vary(self, name: str) -> None:
+        """Draw some pictures that differ in one number setting alone; they become a row to choose from.
+
+        Raises
+        ------
+        ValueError
+            If there is no such number setting.
+        """
+        spec = self._settings.get(name)
+        if spec is None or spec.kind != "number":
+            numbers = [name for name, spec in self._settings.items() if spec.kind == "number"]
+            raise ValueError(f"{name!r} is no number setting; choose one of: {', '.join(numbers)}.")
+        now = self.values()
+        self._post([{**now, name: value} for value in several(spec, now[name])], name)
+
+    def read(self, content: bytes) -> None:
+        """Take the settings that a saved PNG carries, and draw them; what is wrong with it shows in the status."""
+        if self._hooks.read:
+            self._mailbox.post_errand("read", lambda: self._try("Not taken", lambda: self._take(content)))
+
+    def close(self) -> None:
+        """End the worker, and free every widget of the panel; a run in flight stops within one step."""
+        self._mailbox.close()
+        self.history.clear()
+        self._row, self._shown, self._pinned = [], None, None
+        close_tree(self._intent)  # it is not shown in each section
+        close_tree(self)
 
     # -- layout and callbacks ---------------------------------------------------------
 
-    def _arrange(self) -> widgets.HBox:
-        c = self.controls
-        rows = []
+    def _arrange(self) -> widgets.VBox:
+        c, rows = self.controls, []
         for name, spec in self._settings.items():
-            if name != "seed":
-                rows += [c[name], _reason(spec)] if spec.inert else [c[name]]
-        if self._plan(self.values())[1]:
+            if name == "seed":
+                continue
+            rows += [c[name], _reason(spec)] if spec.inert else [c[name]]
+            rows += [c["examples"]] if name == "prompt" and "examples" in c else []
+        if self._hooks.plan(self.values())[1]:
+            self._intent.add_class("lcm-intent")
             rows.insert(1 + rows.index(c["strength"]), self._intent)
+        c["seed"].add_class("lcm-seed")
         rows.append(widgets.HBox([c["seed"], c["lock"], c["dice"]]))
-        rows.append(widgets.HBox([c["run"], c["stop"], c["live"]]))
-        rows.append(widgets.HBox([c["show_code"], c["save"]]))
-        left = widgets.VBox(rows, layout=widgets.Layout(width="430px"))
-        right = widgets.VBox([self._pair or self._picture, self._progress, self._caption, self._status])
-        return widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
+        rows.append(widgets.HBox([c["run"], c["stop"], c["live"], c["show_code"], c["save"]]))
+        rows.append(widgets.HBox([c["vary"], c["vary_run"], *([c["judge"]] if "judge" in c else [])]))
+        left = widgets.VBox(rows)
+        left.add_class("lcm-controls")
+        return left
 
     def _connect(self) -> None:
+        c = self.controls
         for name in self._settings:
-            self.controls[name].observe(self._on_change, "value")
-        self.controls["dice"].on_click(lambda _: self._roll())
-        self.controls["run"].on_click(lambda _: self._on_run())
-        self.controls["stop"].on_click(lambda _: self.stop())
-        self.controls["save"].on_click(lambda _: self._on_save())
-        self.controls["show_code"].observe(lambda _: self._show_code(), "value")
-        for control in self.controls.values():
-            if isinstance(control, ImageInput):
-                control.observe(self._on_refusal, "error")
+            c[name].observe(self._on_change, "value")
+            if isinstance(c[name], ImageInput):
+                c[name].observe(self._on_refusal, "error")
+        c["dice"].on_click(lambda _: self._roll())
+        c["run"].on_click(lambda _: self._on_run())
+        c["stop"].on_click(lambda _: self.stop())
+        c["save"].on_click(lambda _: self._on_save())
+        c["vary_run"].on_click(lambda _: self.vary(c["vary"].value))
+        c["show_code"].observe(lambda _: self._show_code(), "value")
+        if "examples" in c:
+            c["examples"].observe(self._on_example, "value")
+        if "judge" in c:
+            c["judge"].observe(lambda _: self._show_words(), "value")
+        actions = {name: getattr(self, name) for name in ("recall", "choose", "remix", "star", "pin", "read", "stop")}
+        actions = {name: self._told(action) for name, action in actions.items()}
+        self.screen.listen(
+            actions | {"run": self._on_key, "refuse": lambda why: self._tell(f"Not taken: {why}", "error")}
+        )
+
+    def _told(self, action: Callable) -> Callable:
+        """Return ``action`` for the page: what it refuses shows in the status."""
+        return lambda **arguments: self._try("Not done", lambda: action(**arguments))
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._tell(f"{what}: {_sentence(error)}", "error")
+
+    def _on_change(self, change) -> None:
+        if getattr(self._quietly, "now", False):
+            return
         self._show_intent()
+        if self.controls["live"].value and not self._mailbox.closed:
+            self._post([self.values()], pause=TYPING if isinstance(change.owner, widgets.Text) else 0.0)
+        else:
+            self._look_ahead()
 
     def _on_refusal(self, change) -> None:
         if change.new:
-            self._tell(f"Not taken: {change.new}")
+            self._refuse(change.new)
 
-    def _show_intent(self) -> None:
-        """Show what will run, and the picture that the pipeline will be given, before it runs."""
-        settings, self._intent.value = self._plan(self.values())
-        source = [settings.get(name) for name in SOURCE]
-        if self._given and source != self._shown_source:  # it takes long for a large picture
-            self._shown_source = source
-            try:
-                self._pair.show("before", encode_image(self._given(settings), "png"), "png")
-            except (ValueError, OSError) as error:
-                self._tell(str(error))
-
-    def _on_change(self, change) -> None:
-        self._show_intent()
-        if self.controls["live"].value:
-            self.run()
+    def _refuse(self, why: str) -> None:
+        self._tell(f"Not taken: {why}", "error")
 
     def _on_run(self) -> None:
-        before = self.controls["seed"].value
         if not self.controls["lock"].value:
-            self._roll()
-        if self.controls["seed"].value == before or not self.controls["live"].value:
-            self.run()
+            self._set({"seed": random.randrange(2**31)})
+        self.run()
+
+    def _on_key(self, name: str = "", text: str = "") -> None:
+        if name in self._settings and self._settings[name].kind == "text":
+            self._set({name: text})  # the last letters may still be under way
+        self._on_run()
+
+    def _on_example(self, change) -> None:
+        if change.new:
+            self.controls["prompt"].value = change.new
+
+    def _on_save(self) -> None:
+        result = self.result
+        if result is None:
+            self._tell("Not saved: There is no picture to save yet; press Run first.", "error")
+        else:
+            self._mailbox.post_errand(
+                f"save {time.monotonic_ns()}", lambda: self._try("Not saved", lambda: self._keep(result))
+            )
 
     def _roll(self) -> None:
         self.controls["seed"].value = random.randrange(2**31)
 
-    def _on_save(self) -> None:
+    def _set(self, settings: Mapping[str, object]) -> None:
+        """Set controls, and draw nothing."""
+        self._quietly.now = True
         try:
-            self._tell(f"Saved as {self.save()}")
-        except (ValueError, OSError) as error:
-            self._tell(f"Not saved: {error}")
+            for name, value in settings.items():
+                if name in self._settings:
+                    self.controls[name].value = value
+        finally:
+            self._quietly.now = False
+        self._show_intent()
 
-    def _show_code(self) -> None:
-        shown = self.controls["show_code"].value
-        self._listing.layout.display = "block" if shown else "none"
-        if not shown:
-            return
-        try:
-            code = self._code(self.result.settings if self.result else self._plan(self.values())[0])
-        except ValueError as error:
-            self._listing.value = ""
-            self._tell(f"No code: {error}")
-        else:
-            self._listing.value = f"<pre>{html.escape(code)}</pre>"
-
-    # -- the worker's side ------------------------------------------------------------
-
-    def _draw(self, settings: dict) -> None:
+    def _post(self, cases: list[dict], varied: str = "", *, pause: float = 0.0) -> None:
+        if self._mailbox.closed:
+            raise ValueError("This panel was closed; make a new one with studio.panel().")
+        self._stopped.clear()
         self._error = None
-        self._progress.value = 0
-        self._tell("Drawing ...")
+        cases = [self._hooks.plan(case)[0] for case in cases]
+        self._mailbox.post(lambda: self._draw(cases, varied), pause=pause)
+
+    # -- what the worker does -----------------------------------------------------------
+
+    def _draw(self, cases: list[dict], varied: str) -> None:
+        self._error, row = None, []
         try:
-            result = self._run(on_step=self._on_step, **settings)
-            self._show(result)
-            self._remember(result)
-        except self._cancelled:
+            for number, case in enumerate(cases, 1):
+                self._begin(f" {number} of {len(cases)}" if varied else "", (number - 1) / len(cases))
+                on_step = partial(self._on_step, case=number, cases=len(cases))
+                drawn = Drawn(self._hooks.run(on_step=on_step, **case))
+                if varied:
+                    row.append((drawn, 0, f"{label_of(varied, self._settings[varied])} {say(case[varied])}"))
+                self._finish(drawn, row or _row_of(drawn), last=number == len(cases))
+        except self._hooks.cancelled:
             if self._stopped.is_set():
-                self._give_up("Stopped.")
-        except Exception as error:
+                self._give_up("Stopped.", "idle")
+        except BaseException as error:  # SystemExit, too: this thread must go on
             self._error = error
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._give_up(_sentence(error), "error")
 
-    def _give_up(self, why: str) -> None:
-        self._progress.value = 0
-        if self.result is not None:  # a preview may cover it
-            self._set_picture(self.result.image, "png")
-        self._tell(why)
+    def _begin(self, which: str, done: float) -> None:
+        self._previews.begin()
+        self.screen.show(status=f"Drawing{which} ...", mood="busy", progress=done)
 
-    def _on_step(self, step) -> None:
+    def _on_step(self, step, *, case: int, cases: int) -> None:
         if self._stopped.is_set() or self._mailbox.outdated():
-            raise self._cancelled
-        self._progress.max, self._progress.value = step.total, step.number
-        if step.number < step.total and step.preview:
-            self._set_picture(step.preview(), "jpeg")
+            raise self._hooks.cancelled
+        picture, pictures = getattr(step, "picture", 1), getattr(step, "pictures", 1)
+        within = (picture - 1 + step.number / step.total) / pictures
+        shown = {"progress": (case - 1 + within) / cases}
+        if not self._previews.worth(step):
+            self.screen.show(**shown)
+            return
+        start = time.perf_counter()
+        shown |= {"picture": encode_image(step.preview(), "jpeg"), "preview": True, "alt": "a preview"}
+        with self._lock:
+            if not self._mailbox.dropped:
+                self.screen.show(**shown)
+        self._previews.made(time.perf_counter() - start)
 
-    def _show(self, result) -> None:
-        with self._showing:  # the worker and a click on the history may both come here
-            self._set_picture(result.image, "png")
-            if self._pair:
-                self._pair.show("before", encode_image(result.input_image, "png"), "png")
-                self._shown_source = [result.settings.get(name) for name in SOURCE]
-            self.result = result
-            self._progress.max = self._progress.value = len(result.timesteps)
-            self._caption.value = _shorten(str(result.settings.get("prompt", "")), 70)
-            note = f"; {result.note}" if result.note else ""
-            self._tell(describe(result.timesteps, result.seconds) + note)
+    def _finish(self, drawn: Drawn, row: list, *, last: bool) -> None:
+        index = len(row) - 1 if row and row[0][0] is not drawn else 0
+        image = row[index][1] if row else 0
+        drawn.png(image), drawn.before()  # encoded before the lock is taken
+        with self._lock:
+            if self._mailbox.dropped:
+                return
+            self._show(drawn, row, index, busy=not last)
+            self.history.add(drawn)
+        self._show_history()
+        if last:
+            self._show_words()
             self._show_code()
 
-    def _set_picture(self, image, kind: str) -> None:
-        data = encode_image(image, kind)
-        if self._pair:
-            self._pair.show("after", data, kind)
-            return
-        with self._picture.hold_sync():
-            self._picture.format, self._picture.value = kind, data
+    def _give_up(self, why: str, mood: str) -> None:
+        with self._lock:
+            if self._mailbox.dropped:
+                return
+            shown = {"status": why, "mood": mood, "progress": 0.0}
+            if self._shown:  # a preview may cover it
+                shown |= self._pictures()
+            elif self.screen.preview:
+                shown |= {"picture": b"", "preview": False}
+            self.screen.show(**shown)
 
-    def _remember(self, result) -> None:
-        small = result.image.copy()
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture = widgets.Image(value=encode_image(small, "jpeg"), format="jpeg")
-        summary = _summary(result.settings)
-        back = widgets.Button(description=_shorten(summary, 17), tooltip=f"Show this picture again: {summary}")
-        back.layout.width = f"{THUMBNAIL}px"
-        back.on_click(lambda _: self._show(result))
-        dropped = self._history[-1] if len(self._history) == HISTORY else None
-        self._history.appendleft(widgets.VBox([picture, back]))
-        self._strip.children = tuple(self._history)
-        if dropped:  # widgets live until closed, and live mode makes many
-            for widget in (*dropped.children, dropped):
-                widget.close()
+    def _take(self, content: bytes) -> None:
+        self._set(self._hooks.read(content))
+        self.run()
+
+    def _keep(self, result) -> None:
+        path = _save(result, None)
+        self.screen.show(
+            status=f"Saved as {path}", mood="done", file=Path(path).read_bytes(), file_name=Path(path).name
+        )
+
+    # -- what is on screen ----------------------------------------------------------------
+
+    def _tell(self, status: str, mood: str) -> None:
+        self.screen.show(status=status, mood=mood)
+
+    def _show_intent(self) -> None:
+        self._intent.value = self._hooks.plan(self.values())[1]
+
+    def _look_ahead(self) -> None:
+        """Have the worker show what the pipeline will be given, where that changed and nothing is drawn."""
+        if self._hooks.given and self._source_of(self.values()) != self._source:
+            self._mailbox.post_errand("given", lambda: self._try("No picture", self._show_given))
+
+    def _source_of(self, settings: Mapping[str, object]) -> list:
+        return [settings.get(name) for name in SOURCE]
+
+    def _show_given(self) -> None:
+        settings = self._hooks.plan(self.values())[0]
+        before = encode_image(self._hooks.given(settings), "png")
+        with self._lock:
+            self._source = self._source_of(settings)
+            if not self._pinned:
+                self.screen.show(
+                    before=before, before_alt="what the run starts from", before_name=self._start(settings)
+                )
+
+    def _start(self, settings: Mapping[str, object]) -> str:
+        return "edges" if settings.get("detect_edges") else "start"
+
+    def _pick(self, drawn: Drawn, image: int, row: list, index: int | None = None) -> None:
+        self._mailbox.drop()
+        self._stopped.clear()
+        with self._lock:
+            self._error = None
+            self._show(drawn, row, image if index is None else index)
+        self._set(drawn.result.settings)
+        self._show_history()
+        self._show_words()
+        self._show_code()
+
+    def _show(self, drawn: Drawn, row: list, index: int, *, busy: bool = False) -> None:
+        self._shown, self._row, self._chosen = drawn, row, index
+        result = drawn.result
+        self._source = self._source_of(result.settings)
+        shown = self._pictures() | {"caption": say(result.settings.get("prompt", "")), "words": ""}
+        if not busy:
+            note = f"; {result.note}" if result.note else ""
+            shown |= {"status": describe(result.timesteps, result.seconds) + note, "mood": "done", "progress": 0.0}
+        self.screen.show(**shown, shown=drawn.key, chosen=index)
+
+    def _pictures(self) -> dict[str, object]:
+        """Return what of the screen is the picture, and what is beside it."""
+        image = self._row[self._chosen][1] if self._row else 0
+        alt = _alt(self._shown.result.settings, image)
+        return {"picture": self._shown.png(image), "preview": False, "alt": alt} | self._beside()
+
+    def _beside(self) -> dict[str, object]:
+        if self._pinned:
+            drawn, image = self._pinned
+            settings, now = drawn.result.settings, self._shown.result.settings
+            lines = [list(line) for line in differences(settings, now, self._settings)]
+            before = {"before": drawn.png(image), "before_alt": f"A: {_alt(settings, image)}", "before_name": "A"}
+            return before | {"differences": lines, "pinned": drawn.key}
+        before = self._shown.before() if self._shown and self._hooks.given else b""
+        name = self._start(self._shown.result.settings) if before else ""
+        alt = "what the run started from" if before else ""
+        return {"before": before, "before_alt": alt, "before_name": name, "differences": [], "pinned": 0}
+
+    def _show_history(self) -> None:
+        with self._lock:
+            all_drawn = list(self.history)
+            older = [drawn.result.settings for drawn in all_drawn[1:]] + [None]
+            history = [
+                self._small(drawn, 0) | {"caption": caption(drawn.result.settings, before, self._settings)}
+                for drawn, before in zip(all_drawn, older)
+            ]
+            row = [self._small(drawn, image) | {"caption": text} for drawn, image, text in self._row]
+            self.screen.show(history=history, row=row)
+
+    def _small(self, drawn: Drawn, image: int) -> dict[str, object]:
+        settings = drawn.result.settings
+        told = {"title": listed(settings, self._settings), "alt": _alt(settings, image)}
+        return told | {"data": drawn.thumbnail(image), "key": drawn.key, "starred": drawn.starred}
+
+    def _show_words(self) -> None:
+        if not self._hooks.describe or not self._shown:
+            return
+        drawn, image = self._shown, self._row[self._chosen][1] if self._row else 0
+
+        def judge() -> None:
+            words = self._hooks.describe(drawn.images[image]) if self.controls["judge"].value else ""
+            if self._shown is drawn:
+                self.screen.show(words=words)
+
+        self._mailbox.post_errand("judge", lambda: self._try("The judge", judge))
+
+    def _show_code(self) -> None:
+        if not self.controls["show_code"].value:
+            self.screen.show(code="")
+            return
+
+        def show() -> None:
+            self.screen.show(code="")
+            settings = self.result.settings if self.result else self._hooks.plan(self.values())[0]
+            self.screen.show(code=self._hooks.code(settings))
+
+        self._mailbox.post_errand("code", lambda: self._try("No code", show))
+
+    def _ipython_display_(self, **_) -> None:
+        """Show the panel, and a line that only those see who open the notebook without a kernel."""
+        asleep = f'<div class="lcm-asleep"><small>{ASLEEP}</small></div>'
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        display({"text/html": asleep, "text/plain": ASLEEP}, raw=True)
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": "lcm_nb panel"}, raw=True)
 
 
 def describe(timesteps: list[int], seconds: float) -> str:
@@ -348,65 +557,35 @@ def describe(timesteps: list[int], seconds: float) -> str:
     return f"{steps} {', '.join(map(str, timesteps))} - {seconds:.2f} s"
 
 
-def _work(panel_reference: weakref.ref, mailbox: Mailbox) -> None:
-    """Draw letter after letter; hold no reference to the panel between two of them."""
-    while (settings := mailbox.take()) is not None:
-        panel = panel_reference()
-        if panel is None:
-            return
-        panel._draw(settings)
-        del panel
+def _row_of(drawn: Drawn) -> list[tuple[Drawn, int, str]]:
+    """Return the row of a result: its pictures, where there are more than one."""
+    seed = drawn.result.settings.get("seed", 0)
+    many = len(drawn.images) > 1
+    return [(drawn, image, f"seed {seed + image}") for image in range(len(drawn.images))] if many else []
 
 
-def _reason(spec: Setting) -> widgets.HTML:
+def _alt(settings: Mapping[str, object], image: int) -> str:
+    steps = settings.get("num_inference_steps", 0)
+    seed = settings.get("seed", 0) + image
+    return f"{settings.get('prompt', '')}; {steps} step{'s' * (steps != 1)}; seed {seed}"
+
+
+def _reason(spec: Setting) -> widgets.Label:
     """Return the line under a control that has no effect."""
-    return widgets.HTML(f"<small>{html.escape(spec.inert)}</small>", layout=widgets.Layout(margin="0 0 0 90px"))
+    line = widgets.Label(spec.inert)
+    line.add_class("lcm-reason")
+    return line
 
 
-def _control(name: str, spec: Setting):
-    label = LABELS.get(name, name)
-    wide = widgets.Layout(width="420px")
-    if spec.kind == "image":
-        return ImageInput(label)
-    if spec.kind == "text":
-        return widgets.Text(value=spec.default, description=label, layout=wide, disabled=bool(spec.inert))
-    if spec.kind == "switch":
-        return widgets.Checkbox(value=spec.default, description=label, layout=wide)
-    if name == "seed":
-        layout = widgets.Layout(width="230px")
-        return widgets.BoundedIntText(
-            value=spec.default, min=int(spec.low), max=int(spec.high), description=label, layout=layout
-        )
-    kind = widgets.IntSlider if isinstance(spec.default, int) else widgets.FloatSlider
-    high = spec.slider_high or spec.high
-    return kind(value=spec.default, min=spec.low, max=high, step=spec.step, description=label, layout=wide)
+def _sentence(error: BaseException) -> str:
+    """Return an error as a line: those that are sentences as they are, others with their kind."""
+    spoken = isinstance(error, (ValueError, OSError, MemoryError)) and str(error)
+    return str(error) if spoken else f"{type(error).__name__}: {error}"
 
 
-def _buttons() -> dict[str, object]:
-    def slim(text, **options):
-        return widgets.ToggleButton(description=text, layout=widgets.Layout(width="90px"), **options)
-
-    def button(text, tooltip, style=""):
-        layout = widgets.Layout(width="90px")
-        return widgets.Button(description=text, tooltip=tooltip, button_style=style, layout=layout)
-
-    return {
-        "lock": slim("keep seed", value=True),
-        "dice": button("new seed", "Pick a random seed"),
-        "run": button("Run", "Draw the current values", "primary"),
-        "stop": button("Stop", "Stop the run within one step"),
-        "live": slim("live", value=True),
-        "show_code": slim("show code", value=False),
-        "save": button("Save", "Save the picture as a PNG that carries its settings"),
-    }
-
-
-def _summary(settings: dict) -> str:
-    return f"{settings.get('num_inference_steps', '')} steps, seed {settings.get('seed', '')}"
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _save(result, path: str | Path | None) -> Path:
+    with _saving:
+        return result.save(path or _free_name(result.settings))
 
 
 def _free_name(settings: dict) -> Path:

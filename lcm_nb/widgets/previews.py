@@ -1,0 +1,35 @@
+"""When a preview is worth its time."""
+
+import time
+
+SHARE = 0.05  # of a run's time that its previews may take
+WORTH = 0.12  # seconds: a preview that the next picture replaces sooner is not seen
+
+
+class Previews:
+    """Decide for each step of a run whether to show a preview.
+
+    What steps and previews take is measured, and remembered from run to run, so that previews
+    never take more than a twentieth of a run that they are part of.
+    """
+
+    def __init__(self):
+        self._cost = 0.01  # seconds: a guess, until one was made
+        self._began = self._spent = 0.0
+
+    def begin(self) -> None:
+        """Start the clock of a run."""
+        self._began, self._spent = time.perf_counter(), 0.0
+
+    def worth(self, step) -> bool:
+        """Return whether to make a preview of ``step``, which has ``number`` and ``total``, from 1."""
+        if step.number >= step.total or not step.preview:
+            return False
+        each = (time.perf_counter() - self._began - self._spent) / step.number
+        rest = each * (step.total - step.number)
+        return rest > WORTH and self._spent + self._cost < SHARE * each * step.total
+
+    def made(self, seconds: float) -> None:
+        """Take note of what a preview took, from decoding to sending."""
+        self._cost = seconds
+        self._spent += seconds
