@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SPLIT = {"test_training": "work", "test_browser": "lab"}
 LONGEST = (
     "test_training work",
-    "notebooks/08_distil_your_own.ipynb",
+    "08_distil_your_own",
     "test_browser lab",
     "guide text-to-image",
     "test_sections",
@@ -60,7 +60,7 @@ def _group(item: pytest.Item) -> str:
 def _rank(item: pytest.Item) -> int:
     """Return the group's place among the longest, after them for all others."""
     mark = item.get_closest_marker("xdist_group")
-    names = [mark.args[0], item.path.stem] if mark else [item.nodeid.strip(":"), "notebooks"]
+    names = [mark.args[0] if mark else "notebooks", item.path.stem]
     return min((LONGEST.index(name) for name in names if name in LONGEST), default=len(LONGEST))
 
 
