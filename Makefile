@@ -13,12 +13,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
 INSTALLED := $(VENV)/.installed
+# JupyterLab's defaults, as on Binder. Messages of widgets on subshells lose inline figures (ipykernel 1564), windowing
+# mode "full" hides tall outputs (jupyterlab 17023), and news would lie over the first page.
+LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .PHONY: lab ci check lint style stripped types test colab platforms format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
-lab: $(INSTALLED)
+lab: $(INSTALLED) $(LAB_SETTINGS)
 	@set --; \
 	[ "$$(id -u)" != 0 ] || set -- "$$@" --allow-root; \
 	[ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || set -- "$$@" --no-browser; \
@@ -74,6 +77,10 @@ format: $(INSTALLED)
 # Let git run the hooks of .pre-commit-config.yaml before each commit.
 hooks: $(INSTALLED)
 	$(BIN)/pre-commit install
+
+$(LAB_SETTINGS): binder/overrides.json | $(INSTALLED)
+	@mkdir -p $(@D)
+	@cp $< $@
 
 $(COLAB)/.installed: tests/colab.txt
 	$(PYTHON) -m venv --clear $(COLAB)

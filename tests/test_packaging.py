@@ -1,6 +1,7 @@
 """The lock, pyproject.toml, environment.yml and binder/ agree; the console script works."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -157,6 +158,31 @@ def test_binder_installs_the_package_itself():
     commands = instructions("binder/postBuild")
     assert commands[0] == "set -e"
     assert re.fullmatch(r"pip install .*--no-deps \.", commands[1])
+
+
+def test_jupyterlab_knows_the_settings_that_ship():
+    """They are defaults of the installed version, with a value that it admits, and do not repeat its own."""
+    schemas = Path(sys.prefix) / "share/jupyter/lab/schemas"
+    if not schemas.is_dir():
+        pytest.skip("JupyterLab is not installed: pip install lcm_nb[lab]")
+    for name, settings in json.loads((ROOT / "binder/overrides.json").read_text()).items():
+        package, _, plugin = name.partition(":")
+        known = json.loads((schemas / package / f"{plugin}.json").read_text())["properties"]
+        for key, value in settings.items():
+            choices = [choice["const"] for choice in known[key].get("oneOf", [])]
+            assert value in choices or (not choices and type(value) is type(known[key]["default"])), key
+            assert value != known[key]["default"], key
+
+
+def test_make_lab_brings_the_settings_that_binder_has(bare):
+    shutil.copytree(ROOT / "binder", bare / "binder")
+    (bare / ".venv").mkdir()
+    (bare / ".venv/.installed").touch()  # after what it depends on
+    settings = ".venv/share/jupyter/lab/settings/overrides.json"
+    assert make(bare, settings).returncode == 0
+    assert (bare / settings).read_bytes() == (ROOT / "binder/overrides.json").read_bytes()
+    assert f"cp binder/overrides.json {settings}" in make(bare, "--dry-run", "--always-make", "lab").stdout
+    assert 'cp binder/overrides.json "$lab/"' in instructions("binder/postBuild")
 
 
 def test_python_versions_agree():
