@@ -1,5 +1,5 @@
-# `make lab` opens the notebooks; `make test` checks the code and runs the notebooks. CI runs `make colab` and
-# `make platforms`, too. All install what they need first.
+# `make lab` opens the notebooks; `make test` checks the code and runs the notebooks; `make ci` is all that CI runs.
+# All install what they need first.
 
 PYTHON ?= python3
 # Options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -7,38 +7,56 @@ PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
 
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Groups, and their order, are of tests/conftest.py.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
 INSTALLED := $(VENV)/.installed
+# JupyterLab's defaults, as on Binder. Messages of widgets on subshells lose inline figures (ipykernel 1564), windowing
+# mode "full" hides tall outputs (jupyterlab 17023), and news would lie over the first page.
+LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: lab test colab platforms format
+.PHONY: lab ci check lint style stripped types test colab platforms format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
-lab: $(INSTALLED)
+lab: $(INSTALLED) $(LAB_SETTINGS)
 	@set --; \
 	[ "$$(id -u)" != 0 ] || set -- "$$@" --allow-root; \
 	[ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || set -- "$$@" --no-browser; \
 	PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python -m jupyterlab \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb "$$@" $(LAB_ARGS)
 
+# All that CI runs; it stops at the first that fails.
+ci:
+	$(MAKE) test
+	$(MAKE) colab
+	$(MAKE) platforms
+
+# What takes seconds; the hooks of .pre-commit-config.yaml are these four.
+check: lint style stripped types
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+style: $(INSTALLED)
+	$(BIN)/ruff format --check
+stripped: $(INSTALLED)
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+types: $(INSTALLED)
+	$(BIN)/mypy
+
 # Minutes that notebook 08 trains in the tests; on its own it takes two.
 test colab platforms: export LCM_NB_MINUTES ?= 0.2
 
-# The hygiene of notebooks (nothing stored, structure) is tests/test_hygiene.py.
 test: export LCM_NB_PROFILE = mini
 test: export HF_HUB_OFFLINE = 1
 # One process a core and one thread a process: threads of several processes would wait for each other.
 test: export OMP_NUM_THREADS = 1
-test: $(INSTALLED)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest $(PARALLEL)
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake notebooks
+test: check
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks
 
-# The same code with Colab's versions. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
+# The same code with Colab's versions, which are the oldest that pyproject.toml admits. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
 colab: export LCM_NB_PROFILE = mini
 colab: export HF_HUB_OFFLINE = 1
 colab: $(COLAB)/.installed
@@ -55,6 +73,14 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+# Let git run the hooks of .pre-commit-config.yaml before each commit.
+hooks: $(INSTALLED)
+	$(BIN)/pre-commit install
+
+$(LAB_SETTINGS): binder/overrides.json | $(INSTALLED)
+	@mkdir -p $(@D)
+	@cp $< $@
 
 $(COLAB)/.installed: tests/colab.txt
 	$(PYTHON) -m venv --clear $(COLAB)

@@ -19,11 +19,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 DRAW = ["lcm-nb", "draw", "a cute fox in a meadow", "--steps", "2", "--seed", "0", "--output", "fox.png"]
 SETTINGS = """
 import json
+from pathlib import Path
 from jupyterlab.commands import get_app_dir
 from jupyterlab_server.settings_utils import get_settings
-name = "@jupyterlab/apputils-extension:notification"
-found, _ = get_settings(f"{get_app_dir()}/settings", f"{get_app_dir()}/schemas", "", schema_name=name)
-print(json.dumps({name: setting["default"] for name, setting in found["schema"]["properties"].items()}))
+found = {}
+for name in json.loads(Path("binder/overrides.json").read_text()):
+    schema = get_settings(f"{get_app_dir()}/settings", f"{get_app_dir()}/schemas", "", schema_name=name)[0]["schema"]
+    found[name] = {key: setting.get("default") for key, setting in schema["properties"].items()}
+print(json.dumps(found))
 """
 
 
@@ -104,6 +107,7 @@ def test_a_kernel_runs_the_first_notebook(container):
     container.run("jupyter", "execute", "notebooks/00_start_here.ipynb", cwd=container.repository)
 
 
-def test_jupyterlab_asks_no_question_over_the_page(container):
-    found = json.loads(container.run("python", "-c", SETTINGS))
-    assert found == {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": False}
+def test_jupyterlab_has_the_settings_that_ship(container):
+    found = json.loads(container.run("python", "-c", SETTINGS, cwd=container.repository))
+    wanted = json.loads((container.repository / "binder/overrides.json").read_text())
+    assert {name: {key: found[name][key] for key in settings} for name, settings in wanted.items()} == wanted

@@ -1,8 +1,10 @@
 """The lock, pyproject.toml, environment.yml and binder/ agree; the console script works."""
 
 import ast
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -88,10 +90,14 @@ def test_colabs_corner_has_colabs_versions():
 
 
 @pytest.mark.parametrize("line", PROJECT["dependencies"])
-def test_the_ranges_admit_what_colabs_corner_has(line):
-    """Else pip would change it on Colab."""
+def test_colabs_corner_has_the_oldest_versions_that_are_admitted(line):
+    """So `make colab` runs them, and pip changes none of them on Colab."""
     requirement = Requirement(line)
-    assert requirement.specifier.contains(pins("tests/colab.txt")[canonicalize_name(requirement.name)])
+    corner = pins("tests/colab.txt")[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(corner)
+    (floor,) = [clause.version for clause in requirement.specifier if clause.operator == ">="]
+    if requirement.name != "torch":  # see tests/colab.txt
+        assert SpecifierSet(f"=={floor}.*").contains(corner), f"{line}, and tests/colab.txt installs {corner}"
 
 
 def test_environment_and_binder_install_from_the_lock():
@@ -99,7 +105,45 @@ def test_environment_and_binder_install_from_the_lock():
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
     assert pip == ["-r requirements.txt", "-e ."]
     assert instructions("binder/requirements.txt") == [PYTORCH_INDEX, "-r ../requirements.txt"]
-    assert "pip install $(PIP_ARGS) --requirement requirements.txt" in (ROOT / "Makefile").read_text()
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """A folder with what make needs to install, and nothing installed."""
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_make_installs_the_lock_before_it_runs_anything(bare):
+    done = make(bare, "--dry-run", "lab", "PIP_ARGS=--some-option")
+    commands = [line.strip() for line in done.stdout.splitlines() if "pip install" in line]
+    assert [command.partition(" -m ")[2] for command in commands] == [
+        "pip install --some-option --requirement requirements.txt",
+        "pip install --some-option --no-deps --editable .",
+    ]
+
+
+def test_make_refuses_an_older_python_in_one_breath(bare):
+    """The oldest that pyproject.toml admits goes on; the one before it is told what to do."""
+    floor = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
+    older = bare / "older-python"
+    code = f"import sys; sys.version_info = {(floor[0], floor[1] - 1, 9)}; exec(sys.argv[1])"
+    older.write_text(f'#!/bin/sh\n[ "$1" = -c ] || {{ echo "Python 3.{floor[1] - 1}.9"; exit; }}\n')
+    older.write_text(older.read_text() + f'exec "{sys.executable}" -c "{code}" "$2"\n')
+    older.chmod(0o755)
+    done = make(bare, "lab", f"PYTHON={older}")
+    assert done.returncode == 2
+    assert f"lcm_nb needs Python {floor[0]}.{floor[1]} or newer" in done.stderr and "make PYTHON=" in done.stderr
+    assert "pip install" not in done.stdout
+    older.write_text(older.read_text().replace(f"({floor[0]}, {floor[1] - 1}, 9)", str((*floor, 0))))
+    assert "lcm_nb needs Python" not in make(bare, "lab", f"PYTHON={older}", "PIP_ARGS=--no-such-option").stderr
 
 
 def test_binder_reads_requirements_and_nothing_that_goes_before_them():
@@ -116,14 +160,37 @@ def test_binder_installs_the_package_itself():
     assert re.fullmatch(r"pip install .*--no-deps \.", commands[1])
 
 
+def test_jupyterlab_knows_the_settings_that_ship():
+    """They are defaults of the installed version, with a value that it admits, and do not repeat its own."""
+    schemas = Path(sys.prefix) / "share/jupyter/lab/schemas"
+    if not schemas.is_dir():
+        pytest.skip("JupyterLab is not installed: pip install lcm_nb[lab]")
+    for name, settings in json.loads((ROOT / "binder/overrides.json").read_text()).items():
+        package, _, plugin = name.partition(":")
+        known = json.loads((schemas / package / f"{plugin}.json").read_text())["properties"]
+        for key, value in settings.items():
+            choices = [choice["const"] for choice in known[key].get("oneOf", [])]
+            assert value in choices or (not choices and type(value) is type(known[key]["default"])), key
+            assert value != known[key]["default"], key
+
+
+def test_make_lab_brings_the_settings_that_binder_has(bare):
+    shutil.copytree(ROOT / "binder", bare / "binder")
+    (bare / ".venv").mkdir()
+    (bare / ".venv/.installed").touch()  # after what it depends on
+    settings = ".venv/share/jupyter/lab/settings/overrides.json"
+    assert make(bare, settings).returncode == 0
+    assert (bare / settings).read_bytes() == (ROOT / "binder/overrides.json").read_bytes()
+    assert f"cp binder/overrides.json {settings}" in make(bare, "--dry-run", "--always-make", "lab").stdout
+    assert 'cp binder/overrides.json "$lab/"' in instructions("binder/postBuild")
+
+
 def test_python_versions_agree():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (version,) = [entry.removeprefix("python=") for entry in conda if str(entry).startswith("python=")]
     assert instructions("binder/runtime.txt") == [f"python-{version}"]
     assert f"on Python {version}." in (ROOT / "requirements.txt").read_text()
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
-    floor = PROJECT["requires-python"].removeprefix(">=")
-    assert f"({floor.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
 
 
 # -- what is imported is declared -----------------------------------------------------
@@ -143,7 +210,8 @@ def third_party(code: str) -> set[str]:
             modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module.split(".")[0])
-    modules -= {*sys.stdlib_module_names, "lcm_nb", "google", "conftest", "full_size", "loopback", "replicas"}
+    helpers = {path.stem for folder in ("tests", ".ci") for path in (ROOT / folder).glob("*.py")}
+    modules -= {*sys.stdlib_module_names, *helpers, "lcm_nb", "google"}
     return {canonicalize_name(owners().get(module, [module])[0]) for module in modules}
 
 
@@ -154,7 +222,8 @@ def notebook_code(path: Path) -> str:
 
 
 def test_runtime_imports_are_declared():
-    code = [path.read_text() for path in (ROOT / "lcm_nb").glob("*.py")]
+    package = ROOT / "lcm_nb"
+    code = [path.read_text() for path in package.rglob("*.py") if path.parent != package / "training"]
     code += [notebook_code(path) for path in (ROOT / "notebooks").glob("*.ipynb")]
     assert set().union(*map(third_party, code)) <= names(PROJECT["dependencies"])
 

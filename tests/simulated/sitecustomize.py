@@ -62,6 +62,14 @@ def _read_only() -> None:
     builtins.open = guarded(builtins.open, lambda path, mode="r", *rest, **options: set(mode) & set("wxa+"))
 
 
+def _no_waiting() -> None:
+    """Let the pauses between two tries be short."""
+    import time
+
+    real = time.sleep
+    time.sleep = lambda seconds: real(min(seconds, 0.01))
+
+
 def _no_links() -> None:
     """Be a disk without symbolic links: the cache holds plain files."""
     from huggingface_hub import file_download
@@ -125,6 +133,7 @@ for fault in FAULTS:
         "read-only": _read_only,
         "no-links": _no_links,
         "no-peft": _no_peft,
+        "no-waiting": _no_waiting,
         "full-gpu": _gpu_memory_runs_out,
         "colab": _colab,
     }[fault]()
