@@ -2,15 +2,18 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-Axis = tuple[str, list]
+from .pictures import encode_image
+
+Axis = tuple[str, list[Any]]
 MARGIN, LINE = 8, 22
 ACROSS = 4  # pictures of a run in a line
 
 
-def sweep_axes(lists: Mapping[str, object]) -> tuple[Axis, Axis | None, list[dict]]:
+def sweep_axes(lists: Mapping[str, object]) -> tuple[Axis, Axis | None, list[dict[str, Any]]]:
     """Return the column axis, the row axis or None, and the settings of every cell, row by row.
 
     Raises
@@ -42,11 +45,11 @@ class Grid:
         The drawn grid.
     """
 
-    def __init__(self, columns: Axis, rows: Axis | None, results: list):
+    def __init__(self, columns: Axis, rows: Axis | None, results: list[Any]):
         self.columns, self.rows, self.results = columns, rows, results
         self.image = self._draw()
 
-    def __getitem__(self, cell: tuple[int, int]):
+    def __getitem__(self, cell: tuple[int, int]) -> Any:
         """Return the result at (row, column)."""
         row, column = cell
         across = range(len(self.columns[1]))
@@ -58,13 +61,13 @@ class Grid:
         return f"Grid of {len(self.results)} pictures: {self.columns[0]} {self.columns[1]} across{down}"
 
     def _repr_png_(self) -> bytes:
-        return self.image._repr_png_()
+        return encode_image(self.image)
 
     def _draw(self) -> Image.Image:
         font = ImageFont.load_default(size=14)
         width, height = self.results[0].image.size
-        down = [f"= {value}" for value in self.rows[1]] if self.rows else []
-        labels = [f"{self.rows[0]}\n{_fit(text, font, width)}" for text in down] or [""]
+        name, values = self.rows or ("", [])
+        labels = [f"{name}\n{_fit(f'= {value}', font, width)}" for value in values] or [""]
         left = max(int(max(font.getlength(line) for line in label.split("\n"))) for label in labels)
         left += 2 * MARGIN if left else 0
         across = len(self.columns[1])
@@ -95,7 +98,7 @@ def row(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Put ``text`` on one line and cut it to ``width`` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
@@ -48,7 +48,7 @@ def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(name, image.size)
             yield image
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -14,7 +15,6 @@ from .models.checkpoints import Checkpoints
 from .models.device import versions
 from .models.hashes import checkpoint_hashes
 from .pictures import encode_image
-from .runtimes.runtime import Latent
 from .settings import seeds
 
 JSON_CHUNK = "lcm_nb"
@@ -35,7 +35,7 @@ class Step:
     number: int
     total: int
     timestep: int
-    denoised: Latent
+    denoised: Any
     preview: Callable[[], Image.Image] | None
     picture: int = 1
     pictures: int = 1
@@ -53,7 +53,7 @@ class Result:
 
     images: list[Image.Image]
     section: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
     seconds: float
     timesteps: list[int]
     checkpoints: Checkpoints = field(repr=False)
@@ -150,7 +150,7 @@ class Result:
 class Record:
     """What a saved file says: ``facts`` of the JSON chunk, its pixels, and the picture that it started from."""
 
-    facts: dict
+    facts: dict[str, Any]
     pixels: np.ndarray
     source: bytes | None
 

@@ -4,6 +4,8 @@ Source: Luo et al., "Latent Consistency Models", 2023, arXiv:2310.04378; "Eq." m
 equations. diffusers' ``LCMScheduler`` computes the same.
 """
 
+from typing import Any
+
 import numpy as np
 
 TRAIN_TIMESTEPS = 1000
@@ -30,7 +32,7 @@ def timesteps(num_inference_steps: int) -> np.ndarray:
     return solver_points()[chosen]
 
 
-def boundary_scalings(timestep):
+def boundary_scalings(timestep: Any) -> tuple[Any, Any]:
     """Return the weights with which an LCM mixes its input and its prediction (Eq. 9).
 
     Parameters

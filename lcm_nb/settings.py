@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 EXAMPLE = "example"  # as an image: the picture that the package ships for the section
 MOST_STEPS = 50  # points of an LCM's schedule
@@ -24,10 +25,10 @@ class Setting:
     "seed", "count" (of pictures), "picture", "prepare" (how the picture is prepared) or "lora" (a scale).
     """
 
-    default: str | int | float | bool
+    default: Any
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = 0.0
+    high: float = 0.0
     step: float | None = None
     slider_high: float | None = None  # where a slider ends, if not at ``high``
     kind: str = "number"
@@ -37,7 +38,7 @@ class Setting:
     role: str = "argument"
 
 
-def complete(known: Mapping[str, Setting], given: Mapping[str, object], *, owner: str) -> dict[str, object]:
+def complete(known: Mapping[str, Setting], given: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
     """Return the settings ``given``, checked, converted, and completed with the defaults of those ``known``.
 
     Pictures come back as paths of files (:func:`lcm_nb.pictures.keep_image`).
@@ -66,17 +67,17 @@ def complete(known: Mapping[str, Setting], given: Mapping[str, object], *, owner
     return done
 
 
-def seeds(settings: Mapping[str, object]) -> list[int]:
+def seeds(settings: Mapping[str, Any]) -> list[int]:
     """Return the seed of each picture of a run: the next one each, after the last one 0."""
     return [(settings["seed"] + i) % (LAST_SEED + 1) for i in range(settings.get("num_images", 1))]
 
 
-def one(settings: Mapping[str, object], seed: int) -> dict[str, object]:
+def one(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Return the settings that draw alone the picture that ``seed`` gives among several."""
     return {**settings, "seed": seed} | ({"num_images": 1} if "num_images" in settings else {})
 
 
-def _text(name: str, spec: Setting, value: object) -> str:
+def _text(name: str, spec: Setting, value: Any) -> str:
     if not isinstance(value, str) or not (value.strip() or spec.optional):
         raise ValueError(f"{name} is {value!r}; give a text with at least one word ({spec.help}).")
     if len(value) > LONGEST_TEXT:
@@ -90,30 +91,31 @@ def _text(name: str, spec: Setting, value: object) -> str:
     return str(value)  # NumPy's strings are such, too, but do not look so in code
 
 
-def _number(name: str, spec: Setting, value: object) -> int | float:
+def _number(name: str, spec: Setting, value: Any) -> int | float:
     kind = type(spec.default)
     article = "a whole number" if kind is int else "a number"
     wanted = f"give {article} from {spec.low:g} to {_limit(spec)} ({spec.help})."
-    if isinstance(value, bool) or not isinstance(value, Real) or (kind is int and not float(value).is_integer()):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name} is {value!r}; {wanted}")
-    if not spec.low <= value <= spec.high:
+    number: Any = value
+    if not spec.low <= number <= spec.high or number != kind(number):
         raise ValueError(f"{name} is {value}; {wanted}")
-    return kind(value)
+    return kind(number)
 
 
-def _switch(name: str, spec: Setting, value: object) -> bool:
+def _switch(name: str, spec: Setting, value: Any) -> bool:
     if value not in (True, False):
         raise ValueError(f"{name} is {value!r}; give True or False ({spec.help}).")
     return bool(value)
 
 
-def _picture(name: str, spec: Setting, value: object) -> str:
+def _picture(name: str, spec: Setting, value: Any) -> str:
     from .pictures import keep_image  # imports Pillow and NumPy, which reading settings need not wait for
 
     return value if isinstance(value, str) and value == EXAMPLE else keep_image(value)
 
 
-def _check_together(settings: Mapping[str, object]) -> None:
+def _check_together(settings: Mapping[str, Any]) -> None:
     if "strength" in settings and not planned_timesteps(settings):
         steps, strength = settings["num_inference_steps"], settings["strength"]
         more = next((n for n in range(steps, MOST_STEPS + 1) if int(n * strength)), None)
@@ -126,7 +128,7 @@ def _check_together(settings: Mapping[str, object]) -> None:
         raise ValueError(f"low_threshold is {low} and high_threshold {high}; the low one must not exceed the high one.")
 
 
-def planned_timesteps(settings: Mapping[str, object]) -> list[int]:
+def planned_timesteps(settings: Mapping[str, Any]) -> list[int]:
     """Return the training timesteps (0-999) at which the UNet will run, before anything has run.
 
     An LCM's schedule has 50 points, 20 timesteps apart; ``num_inference_steps`` of them are
@@ -138,7 +140,7 @@ def planned_timesteps(settings: Mapping[str, object]) -> list[int]:
     return timesteps(steps).tolist()[steps - int(steps * settings.get("strength", 1.0)) :]
 
 
-def what_runs(settings: Mapping[str, object]) -> tuple[dict[str, object], str]:
+def what_runs(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the settings that a panel runs, and a sentence on what will run ("" where steps are steps).
 
     Where steps and strength would run no step, strength is raised until one runs.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import numpy as np
 import transformers
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 from .grid import Grid, sweep_axes
@@ -57,9 +56,10 @@ class Studio:
         self._panel: Panel | None = None
 
     @property
-    def pipe(self) -> DiffusionPipeline:
-        """The stock diffusers pipeline, where the runtime has one."""
-        return self.runtime.pipe
+    def pipe(self) -> Any:
+        """The runtime's pipeline: the stock one, where diffusers draws."""
+        runtime: Any = self.runtime
+        return runtime.pipe
 
     def generate(self, *, on_step: Callable[[Step], None] | None = None, **settings: Any) -> Result:
         """Make a picture, or several. Settings left out come from the guide's section.

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ class Checkpoints:
     loras: str | None = None
     styles: tuple[str, ...] = ()
     scheduler: str = "LCMScheduler"
-    scheduler_options: Mapping[str, object] = field(default_factory=dict)
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     detect_side: int | None = None
     measures: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
@@ -52,24 +53,24 @@ class Checkpoints:
         return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
 
     @property
-    def loading(self) -> dict[str, dict[str, object]]:
+    def loading(self) -> dict[str, dict[str, Any]]:
         """Return for each part the keyword arguments of ``from_pretrained`` of the installed diffusers.
 
         Those of a LoRA are for ``load_lora_weights``. Pickles are never opened.
         """
         return {part: self._loading(part) for part in self.parts}
 
-    def options(self, part: str) -> dict[str, object]:
+    def options(self, part: str) -> dict[str, Any]:
         """Return all keyword arguments with which a part is loaded on its own: where it lies, and ``loading``."""
         place = {"subfolder": self.subfolders[part]} if part in self.subfolders else {}
         return place | self.loading[part]
 
     def moved(self, folders: Mapping[str, Path]) -> "Checkpoints":
         """Return the same with parts read from folders of this computer."""
-        places = {part: str(folders[part]) for part in self.parts if part in folders}
+        places: dict[str, Any] = {part: str(folders[part]) for part in self.parts if part in folders}
         return replace(self, **places, revisions={}) if places else self
 
-    def _loading(self, part: str) -> dict[str, object]:
+    def _loading(self, part: str) -> dict[str, Any]:
         arguments = {} if part in ("loras", "lcm_lora") else {DTYPE_ARGUMENT: self.dtype}
         if part in self.variants:
             arguments["variant"] = self.variants[part]
@@ -106,9 +107,10 @@ def checkpoints(
 def guide_checkpoints(plan: Plan, device: str) -> Checkpoints:
     """Return a plan's checkpoints on the Hub."""
     sources = {part: source for part, source in plan.sources.items() if part in PARTS}
+    names: dict[str, Any] = {part: source.repo for part, source in sources.items()}
     return replace(
         _common(plan, device),
-        **{part: source.repo for part, source in sources.items()},
+        **names,
         profile="guide",
         styles=plan.styles,
         detect_side=plan.detect_side,
@@ -129,7 +131,7 @@ def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI) -> Checkpoint
         raise ValueError(
             f"The mini profile has no {plan.model.name!r}; use profile='guide' for it, or leave model out."
         )
-    names = {part: str(folder / place) for part, place in plan.mini.items()}
+    names: dict[str, Any] = {part: str(folder / place) for part, place in plan.mini.items()}
     return replace(_common(plan, device), **names, styles=plan.section.styles)
 
 

@@ -1,4 +1,4 @@
-"""This computer: the device, its libraries, and what they are called."""
+"""What this computer has: its device, its libraries, and what they are called."""
 
 import contextlib
 import ctypes

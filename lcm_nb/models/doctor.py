@@ -24,7 +24,7 @@ MEASURES = {
     "fp16-vae": f"{FP16_VAE.repo} in place of SDXL's VAE: decodes in float16; pixels differ a little",
 }
 # Tried in this order, the least change first.
-LADDER = (("slicing",), ("slicing", "offload"), ("slicing", "offload", "fp16-vae"))
+LADDER: list[tuple[str, ...]] = [("slicing",), ("slicing", "offload"), ("slicing", "offload", "fp16-vae")]
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def fit(plan: Plan, device: str, free: int) -> tuple[tuple[str, ...], int]:
     free
         Bytes of the device's memory. Where nothing suffices, the last measures are returned.
     """
-    ladder = ((),) if _on_cpu(device) else LADDER if device.startswith("cuda") else LADDER[:1]
-    ladder = [measures for measures in ladder if plan.family == "xl" or "fp16-vae" not in measures]
+    steps: list[tuple[str, ...]] = [()] if _on_cpu(device) else LADDER if device.startswith("cuda") else LADDER[:1]
+    ladder = [measures for measures in steps if plan.family == "xl" or "fp16-vae" not in measures]
     needs = [(measures, _needed(plan, device, measures)) for measures in ladder]
     return next((need for need in needs if need[1] <= free), needs[-1])
 

@@ -8,11 +8,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     HfApi,
@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.sha import git_hash
 
 from .plans import PINS, Source, repositories
 
@@ -72,7 +73,7 @@ def bring(sources: Mapping[str, Source], tell: Callable[[str], None] = print) ->
         In one sentence: what is wrong with which repository, and what to do.
     """
     get_token()  # Colab's secrets can be read on the main thread alone; the client keeps what it finds
-    surveys = {part: _asked(source, lambda source=source: _survey(source)) for part, source in sources.items()}
+    surveys = {part: _asked(source, partial(_survey, source)) for part, source in sources.items()}
     total = sum(sum(survey.missing.values()) for survey in surveys.values())
     todo = {part: source for part, source in sources.items() if surveys[part].missing}
     if todo:
@@ -81,7 +82,7 @@ def bring(sources: Mapping[str, Source], tell: Callable[[str], None] = print) ->
         if problem := disk_problem(total):
             raise HubError(problem)
     for part, source in todo.items():
-        _asked(source, lambda source=source: _call(source))
+        _asked(source, partial(_call, source))
         _check_hashes(source, surveys[part])
     return {part: _local(source, surveys[part].commit) for part, source in sources.items()}
 
@@ -125,8 +126,7 @@ def _sha256(path: Path) -> str:
 
 def _git_hash(path: Path) -> str:
     """Return git's name of a file, by which the Hub and the client's cache know a small one."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return git_hash(path.read_bytes())
 
 
 def free_disk() -> int:
@@ -156,7 +156,7 @@ def pin(path: Path = PINS) -> dict[str, str]:
     """
     sources = {repo: Source(repo, "", kind=kind) for repo, kind in repositories().items()}
     commits = {
-        repo: _asked(source, lambda source=source: HfApi().repo_info(source.repo, repo_type=source.kind).sha)
+        repo: str(_asked(source, partial(HfApi().repo_info, source.repo, repo_type=source.kind)).sha)
         for repo, source in sources.items()
     }
     path.write_text(json.dumps(commits, indent=1) + "\n")
@@ -185,7 +185,7 @@ def _survey(source: Source) -> Survey:
     return Survey(files[0].commit_hash, {file.filename: file.file_size or 0 for file in files if file.will_download})
 
 
-def _call(source: Source, **options):
+def _call(source: Source, **options: Any) -> Any:
     """Ask the Hub's client for a source; where a picture lies is too large for a listing of its files."""
     options = {"revision": source.revision, "repo_type": source.kind} | options
     if source.is_picture:
@@ -209,7 +209,7 @@ def _local(source: Source, commit: str | None = None, error: Exception | None = 
 
 
 @contextlib.contextmanager
-def _no_bars():
+def _no_bars() -> Iterator[None]:
     """Hide the client's progress bars while it only looks."""
     shown = not are_progress_bars_disabled()
     if shown:
@@ -225,9 +225,10 @@ def _check_hashes(source: Source, survey: Survey) -> None:
     """Compare new files with the hashes that the Hub gave; the client compares sizes only."""
     for name in survey.missing:
         path = _in_cache(source, name, survey.commit)
-        wanted = _hub_hash(path)
-        compute = {64: _sha256, 40: _git_hash}.get(len(wanted))
-        if compute and (found := compute(path)) != wanted:
+        wanted = _hub_hash(path) if path else ""  # "" for a cache without links: nothing to compare with
+        if not path or not wanted:
+            continue
+        if (found := _sha256(path) if len(wanted) == 64 else _git_hash(path)) != wanted:
             for file in (path.resolve(), path.parent / os.readlink(path), path):  # the content, and all links to it
                 file.unlink(missing_ok=True)
             _sha256.cache_clear()

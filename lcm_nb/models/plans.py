@@ -47,7 +47,7 @@ class Source:
     kind: str = "model"
     commit: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("weights", "unused"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
@@ -135,7 +135,7 @@ class Model:
         """Return a section's settings with this model; of the style LoRAs only those that there are."""
         own = {k: v for k, v in section.settings.items() if v.role != "lora" or k in styles}
         more = {name: setting for name, setting in self.settings.items() if name not in own}
-        return {"prompt": own["prompt"]} | more | own | self.settings
+        return {"prompt": own["prompt"]} | more | own | dict(self.settings)
 
 
 @dataclass(frozen=True)

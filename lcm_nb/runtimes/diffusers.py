@@ -8,6 +8,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import diffusers
 import torch
@@ -15,7 +16,6 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DiffusionPipeline,
-    SchedulerMixin,
     T2IAdapter,
     UNet2DConditionModel,
 )
@@ -172,7 +172,7 @@ def _load_loras(pipe: DiffusionPipeline, names: Checkpoints) -> None:
 
 def default_scales(section: Section, names: Checkpoints) -> dict[str, float]:
     """Return the scales of a section's style LoRAs, as the guide has them."""
-    return {style: section.settings[style].default for style in names.styles}
+    return {style: float(section.settings[style].default) for style in names.styles}
 
 
 def set_scales(pipe: DiffusionPipeline, names: Checkpoints, scales: Mapping[str, float]) -> None:
@@ -211,8 +211,9 @@ def predictions(pipe: DiffusionPipeline) -> Iterator[list[torch.Tensor]]:
 
     Meanwhile the pipeline has a scheduler of the same class and configuration that keeps them.
     """
-    scheduler, seen = pipe.scheduler, []
-    pipe.scheduler = _telling(type(scheduler)).from_config(scheduler.config)
+    seen: list[torch.Tensor] = []
+    scheduler = pipe.scheduler
+    pipe.scheduler = _telling(type(scheduler)).from_config(scheduler.config)  # type: ignore[arg-type]
     pipe.scheduler.seen = seen
     try:
         yield seen
@@ -221,12 +222,12 @@ def predictions(pipe: DiffusionPipeline) -> Iterator[list[torch.Tensor]]:
 
 
 @functools.cache
-def _telling(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
+def _telling(kind: Any) -> Any:
     """Return a scheduler class of the same steps, whose instances keep in ``seen`` the clean latent of each."""
 
     class Telling(kind):
         @functools.wraps(kind.step)  # pipelines read the signature: without it they withhold the generator
-        def step(self, *arguments, return_dict: bool = True, **options):
+        def step(self, *arguments: Any, return_dict: bool = True, **options: Any) -> Any:
             output = super().step(*arguments, return_dict=True, **options)
             self.seen.append(next((output[name] for name in PREDICTION if name in output), None))
             return output if return_dict else output.to_tuple()
@@ -234,12 +235,12 @@ def _telling(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
     return Telling
 
 
-def _callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None]) -> dict[str, Callable]:
+def _callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None]) -> dict[str, Callable[..., Any]]:
     """Return the callback argument that this pipeline takes, calling ``after_step(index, timestep)``."""
     if "callback_on_step_end" not in inspect.signature(pipe.__call__).parameters:
         return {"callback": lambda index, timestep, latents: after_step(index, int(timestep))}  # T2I-Adapter's is older
 
-    def callback(pipe, index, timestep, tensors):
+    def callback(pipe: DiffusionPipeline, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         after_step(index, int(timestep))
         return tensors
 

@@ -56,18 +56,17 @@ class Drawing:
 
 
 class Runtime(Protocol):
-    """What draws. One call at a time: its studio sees to that.
+    """What draws. One call at a time: its studio sees to that."""
 
-    Attributes
-    ----------
-    geometry
-        What pictures the model takes.
-    can_preview
-        Whether ``decode`` is cheap enough to call after a step.
-    """
+    @property
+    def geometry(self) -> Geometry:
+        """What pictures the model takes."""
+        ...
 
-    geometry: Geometry
-    can_preview: bool
+    @property
+    def can_preview(self) -> bool:
+        """Whether ``decode`` is cheap enough to call after a step."""
+        ...
 
     def draw(self, call: Call, on_step: OnStep) -> Drawing:
         """Draw one picture.

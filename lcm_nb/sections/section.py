@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from PIL import Image
 
 from ..settings import EXAMPLE, LAST_SEED, MOST_IMAGES, MOST_STEPS, Setting
 
-Settings = Mapping[str, object]
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
