@@ -125,21 +125,6 @@ def studio():
 
 
 @pytest.fixture(scope="session")
-def studio_of():
-    """Return section -> studio of the mini profile, each loaded once."""
-    import lcm_nb
-
-    studios = {}
-
-    def find(section: str):
-        if section not in studios:
-            studios[section] = lcm_nb.load(section)
-        return studios[section]
-
-    return find
-
-
-@pytest.fixture(scope="session")
 def replicas(tmp_path_factory) -> Path:
     """The folder with all repositories, made once for all workers by a process of its own, which leaves these light."""
     base = tmp_path_factory.getbasetemp()

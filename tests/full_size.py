@@ -470,7 +470,9 @@ def ways(section: str, pipe, device: str, *, tiny: bool = False) -> dict[str, Ca
     from PIL import Image
 
     from lcm_nb.models.checkpoints import checkpoints
+    from lcm_nb.models.plans import plan_for
     from lcm_nb.pictures import canny
+    from lcm_nb.runtimes.diffusers import DiffusersRuntime
     from lcm_nb.studio import Studio
 
     shape, picture, edges = SHAPES[section], {}, {}
@@ -478,7 +480,8 @@ def ways(section: str, pipe, device: str, *, tiny: bool = False) -> dict[str, Ca
         size = [side // 4 // 32 * 32 if tiny else side for side in (shape.width, shape.height)]
         picture = {"image": Image.effect_noise(size, 64).convert("RGB")}
         edges = {"image": canny(picture["image"])}
-    studio = Studio(section, pipe, checkpoints(section, "guide", device))
+    plan, names = plan_for(section), checkpoints(section, "guide", device)
+    studio = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe))
     return {
         type(pipe).__name__: lambda: pipe(**CALL, **edges, generator=torch.manual_seed(0)).images[0],
         "Studio.generate": lambda: studio.generate(**CALL, **picture, seed=0).image,

@@ -4,11 +4,12 @@ from importlib import import_module
 
 _HOME = {
     # sections and settings
-    "SECTIONS": "settings",
-    "RECIPES": "settings",
+    "SECTIONS": "sections",
+    "section_for": "sections",
     "planned_timesteps": "settings",
     # models
     "DTYPE_ARGUMENT": "models.checkpoints",
+    "checkpoints": "models.checkpoints",
     "FP16_VAE": "models.plans",
     "MINI": "models.checkpoints",
     "PLANS": "models.plans",

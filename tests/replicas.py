@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 VAE_FIX, PICTURES = "madebyollin/sdxl-vae-fp16-fix", "datasets/huggingface/documentation-images"
+MAP = "Adapter/t2iadapter/figs_SDXLV1.0/org_canny.jpg"
 NO_VARIANT = (LCM_DREAMSHAPER, CONTROLNET, VAE_FIX)
 BULK = {
     SDXL: (
@@ -85,7 +86,7 @@ def build(folder: Path) -> None:
     _vae_fix(folder / VAE_FIX)
     for repo in LORAS:
         _lora(folder / repo, repo)
-    _pictures(folder / PICTURES / "diffusers")
+    _pictures(folder / PICTURES / "diffusers", folder / MAP)
     for repo, names in BULK.items():
         for name in names:
             _write(folder / repo / name, b"not to be downloaded")
@@ -206,8 +207,8 @@ def _targets(unet: torch.nn.Module, lora: dict) -> list[str]:
     return [n for n, m in unet.named_modules() if isinstance(m, layers) and n.endswith(lora["targets"])]
 
 
-def _pictures(folder: Path) -> None:
-    """Draw two pictures with soft and with hard edges, 512 x 512."""
+def _pictures(folder: Path, map_file: Path) -> None:
+    """Draw two pictures with soft and with hard edges, 512 x 512, and an upright one as a JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:512, :512] / 512
     landscape = np.stack([200 * (1 - y), 120 + 80 * np.sin(9 * x), 255 * y], axis=2)
@@ -215,3 +216,5 @@ def _pictures(folder: Path) -> None:
     portrait = np.where((abs(x - 0.5) < 0.5 * (y - 0.55))[..., None], (180, 140, 30), portrait)
     for name, picture in (("img2img-init", landscape), ("input_image_vermeer", portrait)):
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{name}.png")
+    map_file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(portrait.astype(np.uint8)).crop((50, 0, 462, 512)).save(map_file)

@@ -3,8 +3,7 @@
 import full_size
 import pytest
 import torch
-
-from lcm_nb.models.plans import FP16_VAE, PLANS
+from inside import FP16_VAE, PLANS
 
 TAKEN = [source for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()]
 SOURCES = {f"{source.repo} ({len(source.weights)})": source for source in TAKEN}

@@ -24,7 +24,8 @@ UNET = "latent-consistency/lcm-sdxl"
 def named(block: str) -> list[str]:
     """Return the repositories that one of the guide's code blocks names, in order."""
     datasets = re.findall(r"huggingface\.co/datasets/([^/]+/[^/]+)/", block)
-    return [*re.findall(r"(?:from_pretrained|load_lora_weights)\(\s*\"([^\"]+)\"", block), *datasets]
+    models = re.findall(r"huggingface\.co/([^/]+/[^/]+)/resolve/", block)
+    return [*re.findall(r"(?:from_pretrained|load_lora_weights)\(\s*\"([^\"]+)\"", block), *datasets, *models]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -68,9 +69,9 @@ def test_an_unknown_model_is_refused_with_those_there_are():
 XL = """
 import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-unet = UNet2DConditionModel.from_pretrained("latent-consistency/lcm-sdxl", torch_dtype=DTYPE, variant="fp16")
+unet = UNet2DConditionModel.from_pretrained("latent-consistency/lcm-sdxl", dtype=DTYPE, variant="fp16")
 pipe = StableDiffusionXLPipeline.from_pretrained(
-    "stabilityai/stable-diffusion-xl-base-1.0", unet=unet, torch_dtype=DTYPE, variant="fp16"
+    "stabilityai/stable-diffusion-xl-base-1.0", unet=unet, dtype=DTYPE, variant="fp16"
 ).to(DEVICE)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 """
@@ -102,9 +103,9 @@ image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance
 import torch
 from diffusers import AutoPipelineForImage2Image, LCMScheduler, UNet2DConditionModel
 from diffusers.utils import load_image
-unet = UNet2DConditionModel.from_pretrained("SimianLuo/LCM_Dreamshaper_v7", subfolder="unet", torch_dtype=DTYPE)
+unet = UNet2DConditionModel.from_pretrained("SimianLuo/LCM_Dreamshaper_v7", subfolder="unet", dtype=DTYPE)
 pipe = AutoPipelineForImage2Image.from_pretrained(
-    "Lykon/dreamshaper-7", unet=unet, torch_dtype=DTYPE, variant="fp16"
+    "Lykon/dreamshaper-7", unet=unet, dtype=DTYPE, variant="fp16"
 ).to(DEVICE)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 init_image = load_image(
@@ -128,21 +129,24 @@ image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance
     + CANNY
     + """
 from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPipeline
-controlnet = ControlNetModel.from_pretrained("lllyasviel/sd-controlnet-canny", torch_dtype=DTYPE)
+controlnet = ControlNetModel.from_pretrained("lllyasviel/sd-controlnet-canny", dtype=DTYPE)
 pipe = StableDiffusionControlNetPipeline.from_pretrained(
-    "SimianLuo/LCM_Dreamshaper_v7", controlnet=controlnet, torch_dtype=DTYPE, safety_checker=None
+    "SimianLuo/LCM_Dreamshaper_v7", controlnet=controlnet, dtype=DTYPE, safety_checker=None
 ).to(DEVICE)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 generator = torch.manual_seed(0)
 image = pipe("the mona lisa", image=canny_image, num_inference_steps=4, generator=generator).images[0]
 """,
-    "t2i-adapter": VERMEER
+    "t2i-adapter": VERMEER.replace(
+        "datasets/huggingface/documentation-images/resolve/main/diffusers/input_image_vermeer.png",
+        "Adapter/t2iadapter/resolve/main/figs_SDXLV1.0/org_canny.jpg",
+    )
     + "image = image.resize((384, 384))\n"
     + CANNY
     + "canny_image = canny_image.resize((1024, 1216))\n"
     + "from diffusers import StableDiffusionXLAdapterPipeline, T2IAdapter\n"
     + """
-adapter = T2IAdapter.from_pretrained("TencentARC/t2i-adapter-canny-sdxl-1.0", torch_dtype=DTYPE, varient="fp16")
+adapter = T2IAdapter.from_pretrained("TencentARC/t2i-adapter-canny-sdxl-1.0", dtype=DTYPE, varient="fp16")
 """
     + XL.replace("StableDiffusionXLPipeline", "StableDiffusionXLAdapterPipeline").replace(
         "unet=unet,", "unet=unet, adapter=adapter,"
@@ -273,7 +277,7 @@ def test_every_model_of_a_section_draws(section, visit):
         assert one["colours"] > 1000, "a picture, not a plane"
         assert one["scheduler"] == "LCMScheduler"
         assert one["timesteps"] == ([499] if section == "image-to-image" else [999, 499])
-        real = not plan_for(section, model).embedded_guidance  # an LCM-LoRA: classifier-free guidance
+        real = not plan_for(section, model).model.embedded_guidance  # an LCM-LoRA: classifier-free guidance
         assert ("negative_prompt" in one["settings"]) == (real or section == "t2i-adapter")
 
 
@@ -433,12 +437,14 @@ from dataclasses import replace
 import numpy as np
 import lcm_nb
 from inside import FP16_VAE, bring, load_pipeline, plan_for, with_fp16_vae
+from lcm_nb.runtimes.diffusers import DiffusersRuntime
 from lcm_nb.studio import Studio
 names = lcm_nb.checkpoints("style-lora")
 names = replace(names, measures=("slicing", "offload", "fp16-vae"), vae=FP16_VAE.repo)
 folders = bring(with_fp16_vae(plan_for("style-lora").sources))
-pipe = load_pipeline("style-lora", names.moved(folders))
-studio, previews, own = Studio("style-lora", pipe, names), [], {}
+plan = plan_for("style-lora")
+pipe = load_pipeline(plan.section, names.moved(folders))
+studio, previews, own = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe)), [], {}
 modules = ("text_encoder", "text_encoder_2", "unet", "vae")
 image = studio.generate(seed=1, on_step=lambda step: previews.append(step.preview)).image
 exec(studio.code({"seed": 1}), own)

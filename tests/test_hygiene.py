@@ -157,7 +157,7 @@ def test_package_data_is_not_ignored():
 def test_readme_explains_the_top_level():
     section = (ROOT / "README.md").read_text().split("## What is where")[1].split("## ")[0]
     top = {path.relative_to(ROOT).parts[0] for path in repository_files()} - {".gitignore", ".gitattributes"}
-    rows = set(re.findall(r"(?m)^\| `(\.?\w[\w.]*)[/`]", section))
+    rows = set(re.findall(r"(?m)^\| `(\.?\w[\w.-]*)[/`]", section))
     assert top == rows
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 import cv2
 import numpy as np
@@ -17,22 +18,20 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
+from inside import ROOMS, SECTIONS, load_pipeline, planned_timesteps, section_for
 from PIL import Image
 
 import lcm_nb
-from lcm_nb import SECTIONS
 
 OTHERS = [section for section in SECTIONS if section != "text-to-image"]
 PICTURES = ["image-to-image", "controlnet", "t2i-adapter"]
 each_section = pytest.mark.parametrize("section", OTHERS)
-_studios = {}
 
 
+@cache
 def studio_of(section: str):
     """The section's studio, loaded once."""
-    if section not in _studios:
-        _studios[section] = lcm_nb.load(section)
-    return _studios[section]
+    return lcm_nb.load(section)
 
 
 def same(first: Image.Image, second: Image.Image) -> bool:
@@ -45,13 +44,15 @@ def guide_canny(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.concatenate([edges, edges, edges], axis=2))
 
 
-# -- the guide's code blocks, with other names, dtype and device ------------------------
+# -- the guide's code blocks, with other names, dtype and device: what loads, and what draws
 
 
-def guide_image_to_image(names):
+def load_image_to_image(names):
     unet = UNet2DConditionModel.from_pretrained(names.unet, subfolder="unet", **names.loading["unet"])
-    pipe = AutoPipelineForImage2Image.from_pretrained(names.base, unet=unet, **names.loading["base"]).to(names.device)
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    return AutoPipelineForImage2Image.from_pretrained(names.base, unet=unet, **names.loading["base"])
+
+
+def draw_image_to_image(pipe):
     prompt = "Astronauts in a jungle, cold color palette, muted colors, detailed, 8k"
     init_image = lcm_nb.example_image("image-to-image")
     generator = torch.manual_seed(0)
@@ -60,40 +61,47 @@ def guide_image_to_image(names):
     ).images[0]
 
 
-def guide_style_lora(names):
+def load_style_lora(names):
     unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading["unet"])
-    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading["base"]).to(names.device)
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe = StableDiffusionXLPipeline.from_pretrained(names.base, unet=unet, **names.loading["base"])
     pipe.load_lora_weights(names.loras, weight_name="papercut.safetensors", adapter_name="papercut")
+    return pipe
+
+
+def draw_style_lora(pipe):
     generator = torch.manual_seed(0)
     return pipe(prompt="papercut, a cute fox", num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
 
 
-def guide_controlnet(names):
-    canny_image = guide_canny(lcm_nb.example_image("controlnet"))
+def load_controlnet(names):
     controlnet = ControlNetModel.from_pretrained(names.controlnet, **names.loading["controlnet"])
-    pipe = StableDiffusionControlNetPipeline.from_pretrained(
+    return StableDiffusionControlNetPipeline.from_pretrained(
         names.base, controlnet=controlnet, safety_checker=None, **names.loading["base"]
-    ).to(names.device)
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    )
+
+
+def draw_controlnet(pipe):
+    canny_image = guide_canny(lcm_nb.example_image("controlnet"))
     generator = torch.manual_seed(0)
     return pipe("the mona lisa", image=canny_image, num_inference_steps=4, generator=generator).images[0]
 
 
-def guide_t2i_adapter(names):
-    side = lcm_nb.load("t2i-adapter").generate().source  # the example, fitted to what the pipeline needs
-    canny_image = guide_canny(side)
+def load_t2i_adapter(names):
     adapter = T2IAdapter.from_pretrained(names.adapter, **names.loading["adapter"])
     unet = UNet2DConditionModel.from_pretrained(names.unet, **names.loading["unet"])
-    pipe = StableDiffusionXLAdapterPipeline.from_pretrained(
+    return StableDiffusionXLAdapterPipeline.from_pretrained(
         names.base, unet=unet, adapter=adapter, **names.loading["base"]
-    ).to(names.device)
-    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    )
+
+
+def draw_t2i_adapter(pipe):
+    image = lcm_nb.example_image("t2i-adapter")
+    assert image.width % 16 == image.height % 16 == 0  # as the adapter needs it: nothing is to be fitted
     return pipe(
         prompt="Mystical fairy in real, magic, 4k picture, high quality",
         negative_prompt="extra digit, fewer digits, cropped, worst quality, low quality, glitch, deformed, mutated, "
         "ugly, disfigured",
-        image=canny_image,
+        image=guide_canny(image),
         num_inference_steps=4,
         guidance_scale=5,
         adapter_conditioning_scale=0.8,
@@ -103,11 +111,21 @@ def guide_t2i_adapter(names):
 
 
 GUIDE = {
-    "image-to-image": guide_image_to_image,
-    "style-lora": guide_style_lora,
-    "controlnet": guide_controlnet,
-    "t2i-adapter": guide_t2i_adapter,
+    "image-to-image": (load_image_to_image, draw_image_to_image),
+    "style-lora": (load_style_lora, draw_style_lora),
+    "controlnet": (load_controlnet, draw_controlnet),
+    "t2i-adapter": (load_t2i_adapter, draw_t2i_adapter),
 }
+
+
+@cache
+def guide(section: str) -> Image.Image:
+    """The picture of the guide's own code, drawn once."""
+    load, draw = GUIDE[section]
+    names = lcm_nb.checkpoints(section)
+    pipe = load(names).to(names.device)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    return draw(pipe)
 
 
 @each_section
@@ -120,7 +138,7 @@ def test_nothing_is_warned_of(section, recwarn, caplog, capfd):
 
 @each_section
 def test_what_is_left_out_is_the_guides_call(section):
-    assert same(studio_of(section).generate().image, GUIDE[section](lcm_nb.checkpoints(section)))
+    assert same(studio_of(section).generate().image, guide(section))
 
 
 CHANGES = {
@@ -143,8 +161,7 @@ def test_the_code_of_a_picture_makes_that_picture(section, changed):
     ("section", "change"), [(section, {name: value}) for section in OTHERS for name, value in CHANGES[section].items()]
 )
 def test_every_setting_changes_the_picture(section, change):
-    studio = studio_of(section)
-    assert not same(studio.generate(**change).image, studio.generate().image)
+    assert not same(studio_of(section).generate(**change).image, guide(section))
 
 
 # -- pictures that a run starts from ----------------------------------------------------
@@ -185,8 +202,6 @@ def test_a_run_without_a_step_is_refused_with_the_remedy(steps, strength):
 
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (4, 1.0), (8, 0.3), (3, 0.34), (1, 1.0), (50, 0.1)])
 def test_the_timesteps_that_were_planned_run(steps, strength):
-    from lcm_nb.settings import planned_timesteps
-
     result = studio_of("image-to-image").generate(num_inference_steps=steps, strength=strength)
     assert result.timesteps == planned_timesteps(result.settings)
     assert len(result.timesteps) == int(steps * strength)
@@ -202,7 +217,7 @@ class Enough(Exception):
 @each_section
 def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
     studio, told = studio_of(section), []
-    fresh = studio.generate().image
+    studio.generate()  # as a reader has, before the run that is stopped
 
     def on_step(step):
         told.append(step.number)
@@ -211,15 +226,8 @@ def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
     with pytest.raises(Enough):
         studio.generate(**CHANGES[section], on_step=on_step)
     assert told == [1]
-    assert same(studio.generate().image, fresh)
-    assert same(studio.pipe(**_plain_call(section, studio)).images[0], fresh)  # the pipeline itself is as it was
-
-
-def _plain_call(section, studio):
-    prepared = {"image", "detect_edges", "low_threshold", "high_threshold", "papercut", "neon", "num_images", "seed"}
-    arguments = {name: spec.default for name, spec in studio.settings.items() if name not in prepared}
-    given = studio.generate(num_inference_steps=2).input_image
-    return arguments | ({"image": given} if given else {}) | {"generator": torch.manual_seed(0)}
+    assert same(GUIDE[section][1](studio.pipe), guide(section))  # the pipeline itself is as it was
+    assert same(studio.generate().image, guide(section))
 
 
 @each_section
@@ -273,13 +281,10 @@ def test_the_panel_says_what_will_run_and_never_runs_nothing():
 
 
 def test_a_dtype_that_diffusers_ignores_is_noticed(monkeypatch):
-    from lcm_nb.runtimes.diffusers import load_pipeline
-    from lcm_nb.sections import section_for
-
     section = section_for("text-to-image")
     names = dataclasses.replace(lcm_nb.checkpoints("text-to-image"), dtype=torch.bfloat16)
     load_pipeline(section, names)
-    monkeypatch.setattr("lcm_nb.models.checkpoints.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
+    monkeypatch.setattr(f"{ROOMS['DTYPE_ARGUMENT']}.DTYPE_ARGUMENT", "dtyp")  # as 0.39 does not know "dtype"
     with pytest.raises(
         RuntimeError, match=r"unet came as torch.float16, torch.float32 instead of torch.bfloat16: this diffusers"
     ):
@@ -309,7 +314,7 @@ def test_a_switch_takes_true_and_false(value):
 def test_after_memory_ran_out_in_the_decoding_the_next_picture_is_right(monkeypatch):
     """SDXL's pipelines turn the VAE into float32 to decode, and only afterwards back."""
     studio = studio_of("style-lora")
-    fresh, vae = studio.generate().image, studio.pipe.vae
+    vae = studio.pipe.vae
 
     def decode(*arguments, **options):
         vae.to(torch.float64)
@@ -318,4 +323,4 @@ def test_after_memory_ran_out_in_the_decoding_the_next_picture_is_right(monkeypa
     with monkeypatch.context() as patch, pytest.raises(MemoryError, match="GPU's memory does not suffice. Close other"):
         patch.setattr(vae, "decode", decode)
         studio.generate()
-    assert same(studio.generate().image, fresh)
+    assert same(studio.generate().image, guide("style-lora"))

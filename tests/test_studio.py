@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from inside import MINI
 from PIL import Image, PngImagePlugin
 from safetensors import safe_open
 from sd_parsers import ParserManager
 
 import lcm_nb
-from lcm_nb.models.checkpoints import MINI
 
 SECTION = "text-to-image"
 PROMPT = "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k"
@@ -428,9 +428,8 @@ import resource
 import torch
 from diffusers import AutoencoderTiny
 import lcm_nb
-from lcm_nb.models import checkpoints as profiles
 
-vae = AutoencoderTiny.from_pretrained(profiles.MINI / "base" / "vae")
+vae = AutoencoderTiny.from_pretrained(BASE, subfolder="vae")
 latents = torch.zeros(1, vae.config.latent_channels, 16, 16)
 
 
@@ -452,7 +451,8 @@ print(before, faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
 def test_a_loaded_studio_keeps_the_decoder_s_memory_for_the_next_picture(environment):
     """Each page that comes fresh from the system is a page fault."""
-    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    code = FAULTS.replace("BASE", repr(str(MINI / "base")))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after < before / 4
 
