@@ -678,7 +678,9 @@ def test_evaluate_resumed_keeps_the_rows_that_are_judged(work, tmp_path, monkeyp
     first, *others = map(json.loads, path.read_text().splitlines())
     first["subject"] = 0.125  # a mark: no four captions give it
     path.write_text("".join(json.dumps(row) + "\n" for row in [first, *others[1:]]))
-    monkeypatch.setattr(measure_samplers, "peak_memory", lambda work: 500.0)  # a process, measured above
+    for module, name in ((measure, "sheet"), (measure_sections, "contact_sheet")):  # drawn, not judged
+        monkeypatch.setattr(module, name, lambda *arguments: Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(measure_samplers, "peak_memory", lambda work: 500.0)  # of a process: looked at once is enough
     stage("evaluate", copy, "--resume")
     table = json.loads((copy / "card" / "figures.json").read_text())["table"]
     assert table[0]["subject"] == 0.125

@@ -19,7 +19,7 @@ def run(settings: Settings) -> Path:
     figures["sections"] = measure_sections.measure(work, resume=settings.resume, cases=cases)
     figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
-    figures["contact_sheet"] = measure_samplers.held_out_cases(work, 24, 1)[0]
+    figures["contact_sheet"] = measure_samplers.held_out_cases(work, 6 if settings.smoke else 24, 1)[0]
     folder = work / "card"
     folder.mkdir(exist_ok=True)
     for name, captions, columns in (

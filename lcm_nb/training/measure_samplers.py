@@ -52,15 +52,18 @@ SAMPLERS = {  # name -> steps measured
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: captions with one subject and with two, rounds of timing, the steps of each sampler."""
+    """How much is measured: captions with one subject and with two, rounds of timing, steps, scales of the trial."""
 
     singles: int = 1_000
     pairs: int = 300
     rounds: int = 7
     samplers: Mapping[str, tuple[int, ...]] = field(default_factory=SAMPLERS.copy)
+    scales: tuple[float, ...] = TRIAL_SCALES
 
 
-SMOKE = Size(singles=4, pairs=2, rounds=1, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)})
+SMOKE = Size(
+    singles=4, pairs=2, rounds=1, samplers={"LCM": (1, 4), "DDIM": (2,), "DPM-Solver++": (2,)}, scales=(1.0, 8.0)
+)
 
 
 def load_pipelines(work: Path) -> dict[str, StableDiffusionXLPipeline]:
@@ -115,7 +118,7 @@ def measure(work: Path, pipes: dict, size: Size = Size(), *, resume: bool = Fals
         guidance = GUIDANCE if name == "LCM" else TEACHER_GUIDANCE
         case = case_of(name, steps, guidance, pipes[name], judge, (size.singles, size.pairs))
         table.append(kept.row(case, judged, judge, pipes[name], case, singles, pairs, real_features))
-    trial = guidance_trial(judge, pipes["DDIM"], singles, kept)
+    trial = guidance_trial(judge, pipes["DDIM"], singles, size.scales, kept)
     for pipe in pipes.values():
         arrange(pipe.to("cpu"), torch.contiguous_format)
     runs = [(row["sampler"], row["steps"]) for row in table]
@@ -133,10 +136,10 @@ def measure(work: Path, pipes: dict, size: Size = Size(), *, resume: bool = Fals
     }
 
 
-def guidance_trial(judge: Judge, pipe, single: tuple, kept: Rows) -> list[dict]:
+def guidance_trial(judge: Judge, pipe, single: tuple, scales: tuple[float, ...], kept: Rows) -> list[dict]:
     """Return the teacher's accuracies at several guidance scales, on the first 200 captions."""
     count, rows = min(len(single[0]), 200), []
-    for guidance in tqdm(TRIAL_SCALES, desc="guidance"):
+    for guidance in tqdm(scales, desc="guidance"):
         case = case_of("DDIM", TRIAL_STEPS, guidance, pipe, judge, (count,))
         rows.append(kept.row(case, tried, judge, pipe, case, single))
     return rows
