@@ -1,14 +1,13 @@
-"""Widgets that take and show pictures, on ipywidgets 7 and 8."""
+"""The control that takes a picture."""
 
 import io
 
-import ipywidgets
 import pytest
 from PIL import Image
 
 from lcm_nb.pictures import read_image
 from lcm_nb.settings import EXAMPLE
-from lcm_nb.widgets.inputs import ImageInput, Pair
+from lcm_nb.widgets.inputs import ImageInput
 
 
 def png(colour: str) -> bytes:
@@ -17,16 +16,9 @@ def png(colour: str) -> bytes:
     return buffer.getvalue()
 
 
-def upload(widget: ImageInput, content: bytes, name: str = "mine.png") -> None:
+def upload(widget: ImageInput, content: bytes) -> None:
     """Do what the browser does when a file is chosen."""
-    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": 0}
-    if ipywidgets.__version__.startswith("7."):
-        widget.upload.set_trait("value", {name: {"metadata": file, "content": content}})
-    else:
-        import datetime
-
-        file |= {"last_modified": datetime.datetime.now(datetime.UTC), "content": memoryview(content)}
-        widget.upload.value = (file,)
+    widget._handle_custom_msg({"do": "take", "name": "mine.png"}, [memoryview(content)])
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def test_an_upload_becomes_a_path_of_that_picture(taken):
 def test_the_same_file_is_taken_again_after_the_example(taken):
     widget, values = taken
     upload(widget, png("red"))
-    widget.example.click()
+    widget._handle_custom_msg({"do": "example"}, [])
     upload(widget, png("red"))
     assert len(values) == 3
     assert values[0] == values[2] != values[1] == EXAMPLE
@@ -63,7 +55,7 @@ def test_a_file_that_is_no_picture_is_refused_each_time_and_the_last_one_stays(t
     told = []
     widget.observe(lambda change: told.append(change.new), "error")
     for _ in range(2):
-        upload(widget, b"no picture", "mine.txt")
+        upload(widget, b"no picture")
     assert len(values) == 1
     assert [text for text in told if text] == [
         "The uploaded file is not a PNG, JPEG or WebP picture; convert it to one of these."
@@ -83,12 +75,18 @@ def test_code_may_set_a_picture_or_a_path(taken, tmp_path):
     assert widget.value == str(path)
 
 
-def test_both_views_show_the_same_pictures():
-    pair = Pair()
-    pair.show("before", png("red"), "png")
-    pair.show("after", png("blue"), "png")
-    assert (pair.compare.before, pair.compare.after) == (png("red"), png("blue"))
-    assert [picture.value for picture in pair.pictures] == [png("red"), png("blue")]
-    assert (pair.compare.layout.display, pair.children[1].layout.display) == (None, "none")
-    pair.side_by_side.value = True
-    assert (pair.compare.layout.display, pair.children[1].layout.display) == ("none", "flex")
+def test_what_the_page_refuses_is_told_each_time(taken):
+    widget, values = taken
+    told = []
+    widget.observe(lambda change: told.append(change.new), "error")
+    for _ in range(2):
+        widget._handle_custom_msg({"do": "refuse", "why": "a.tif has 90 MB"}, [])
+    assert [text for text in told if text] == ["a.tif has 90 MB"] * 2
+    assert values == []
+
+
+def test_it_says_whose_picture_it_has(taken):
+    widget, _ = taken
+    assert (widget.label, widget.name) == ("image", "the example")
+    upload(widget, png("red"))
+    assert widget.name == "a picture of yours"

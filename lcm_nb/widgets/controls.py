@@ -86,12 +86,12 @@ def control_for(name: str, spec: Setting):
     else:
         control = _number_control(name, spec, options)
     control.layout.width = "auto"
-    control.add_class(f"lcm-set-{name}")
+    control.add_class(f"lcm-set-{name}")  # by it the page knows which setting a box is
     return control
 
 
 def _number_control(name: str, spec: Setting, options: dict):
-    if name == "seed":
+    if spec.role == "seed":
         control = Seed(value=spec.default, min=int(spec.low), max=int(spec.high), **options)
     else:
         kind = WholeSlider if isinstance(spec.default, int) else RealSlider
@@ -101,9 +101,13 @@ def _number_control(name: str, spec: Setting, options: dict):
     return control
 
 
-def buttons(settings: Mapping[str, Setting], examples: Iterable[str], judge: bool) -> dict[str, object]:
+def buttons(settings: Mapping[str, Setting], examples: Iterable[str], *, judge: bool) -> dict[str, object]:
     """Return name -> widget of what is on the panel besides the settings."""
-    several = [(label_of(name, spec), name) for name, spec in settings.items() if spec.kind == "number"]
+    varied = [
+        (label_of(name, spec), name)
+        for name, spec in settings.items()
+        if spec.kind == "number" and spec.role != "count"
+    ]
     made = {
         "lock": _toggle("keep seed", "Run draws with the seed in the box; off: with a new one each time", value=True),
         "dice": _button("new seed", "Pick a random seed"),
@@ -112,7 +116,7 @@ def buttons(settings: Mapping[str, Setting], examples: Iterable[str], judge: boo
         "live": _toggle("live", "Draw at each change of a control", value=True),
         "show_code": _toggle("show code", "Show the plain diffusers code of the picture", value=False),
         "save": _button("Save", "Save the picture as a PNG that carries its settings"),
-        "vary": _menu("try several", several, "Which setting to try"),
+        "vary": _menu("try several", varied, "Which setting to try"),
         "vary_run": _button(f"Draw {SEVERAL}", f"Draw {SEVERAL} pictures that differ in this setting alone"),
     }
     if examples := list(examples):
@@ -126,7 +130,7 @@ def buttons(settings: Mapping[str, Setting], examples: Iterable[str], judge: boo
 def several(spec: Setting, now: float) -> list:
     """Return values of a number setting to try: spread over the slider, or seeds from the present one on."""
     low, high = spec.low, spec.slider_high or spec.high
-    if high - low > 10**6:  # a seed: neighbours are as different as any
+    if spec.role == "seed":  # neighbours are as different as any
         return [int(min(now, high - SEVERAL + 1)) + i for i in range(SEVERAL)]
     grid = [low + round((high - low) * i / (SEVERAL - 1) / spec.step) * spec.step for i in range(SEVERAL)]
     kind = type(spec.default)

@@ -29,7 +29,7 @@ class Drawn:
 
     def __init__(self, result):
         self.result, self.key, self.starred = result, next(self._keys), False
-        self.images: list[Image.Image] = list(getattr(result, "images", None) or [result.image])
+        self.images: list[Image.Image] = list(result.images)
         self._encoded: dict[tuple, bytes] = {}
 
     def png(self, index: int = 0) -> bytes:
