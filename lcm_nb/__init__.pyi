@@ -1,3 +1,4 @@
+from . import schedule
 from .models.checkpoints import checkpoints
 from .models.device import info
 from .models.examples import example_image
@@ -17,5 +18,6 @@ __all__ = [
     "info",
     "load",
     "reproduce",
+    "schedule",
 ]
 __version__: str
