@@ -54,6 +54,7 @@ class Studio:
         self.settings = plan.model.settings_in(plan.section, names.styles)
         self._lock = threading.Lock()  # a pipeline shared by threads gives wrong pictures silently
         self._panel: Panel | None = None
+        self._judge: Any = None  # loaded when a panel first asks what a picture shows
 
     @property
     def pipe(self) -> Any:
@@ -138,9 +139,41 @@ class Studio:
 
         if self._panel is not None:
             self._panel.close()
-        options = dict(run=self._generate, code=self.code, cancelled=Cancelled, plan=what_runs)
-        self._panel = Panel(self.settings, **options, given=given if self._section.starts_from_picture else None)
+        self._panel = Panel(
+            self.settings,
+            run=self._generate,
+            code=self.code,
+            cancelled=Cancelled,
+            plan=what_runs,
+            given=given if self._section.starts_from_picture else None,
+            examples=self._section.examples,
+            describe=self._describe if self.checkpoints.profile == "mini" else None,
+            read=self._settings_of,
+        )
         return self._panel
+
+    def _describe(self, image: Image.Image) -> str:
+        """Return in a line what the mini family's judge sees in a picture."""
+        if self._judge is None:
+            from .models.judge import load as load_judge
+
+            self._judge = load_judge()
+        return self._judge.sentence(image)
+
+    def _settings_of(self, content: bytes) -> dict[str, Any]:
+        """Return the settings, complete, that the bytes of a saved picture carry.
+
+        Raises
+        ------
+        ValueError
+            If they carry none, or those of another section.
+        """
+        record = read(content)
+        if record.facts["section"] != self.section:
+            raise ValueError(f"The picture was made in the section {record.facts['section']}; open its panel for it.")
+        source = {"image": keep_image(record.source)} if record.source else {}
+        known = {name: value for name, value in record.facts["settings"].items() if name in self.settings}
+        return self._complete(known | source)
 
     def sweep(self, **lists: Any) -> Grid:
         """Make a labelled grid: the first list runs across, the second down.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lcm_nb.tutorial import judge, measure
+from lcm_nb.tutorial import measure
 from lcm_nb.tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 
 
@@ -84,7 +84,7 @@ def test_the_judge_knows_pictures_of_the_shard(studio):
     vae = studio.pipe.vae
     with torch.no_grad():
         decoded = [vae.decode(latents[i : i + 1].to(vae.device, vae.dtype)).sample.float().cpu() for i in picks]
-    eye = judge.load()
+    eye = measure.load_judge()
     scores, features = measure.judge_pictures(eye, (torch.cat(decoded) / 2 + 0.5).clamp(0, 1))
     assert features.shape == (8, 128) and features.dtype == np.float64
     seen = [list(SUBJECTS)[i] for i in scores["subject"].argmax(1).tolist()]

@@ -35,6 +35,19 @@ class Preparation:
     is_done: Callable[[Settings], bool]
 
 
+# Prompts that the mini family draws well, and the guide's models, too.
+PROMPTS = (
+    "a cute fox in a meadow",
+    "an astronaut in a jungle, cold color palette",
+    "oil painting of a robot in a city",
+    "a blue cat on a yellow background",
+    "a panda in the snow, pencil sketch",
+    "a castle at sunset, warm colors",
+    "a rocket in space",
+    "a green dragon in a desert",
+)
+
+
 @dataclass(frozen=True)
 class Section:
     """A section of the guide: all that is its own, and nothing of a model's.
@@ -57,6 +70,8 @@ class Section:
         More arguments of the pipeline's ``from_pretrained``.
     preparation
         What is done to the given picture besides fitting it; None for nothing.
+    examples
+        Prompts to start from, which the mini family draws well.
     example_size
         Width and height to which the guide's code resizes its picture; None where it does not.
     """
@@ -69,6 +84,7 @@ class Section:
     mini: Mapping[str, str] = field(default_factory=dict)
     options: Settings = field(default_factory=dict)
     preparation: Preparation | None = None
+    examples: tuple[str, ...] = PROMPTS
     example_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

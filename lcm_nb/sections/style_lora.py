@@ -24,4 +24,11 @@ SECTION = Section(
     },
     pipelines={"xl": "StableDiffusionXLPipeline"},
     mini={"loras": "loras"},
+    examples=(
+        "papercut, a cute fox",
+        "papercut, a castle at sunset",
+        "papercut, an owl in a forest",
+        "neon, a cat in a city",
+        "neon, a guitar on a black background",
+    ),
 )

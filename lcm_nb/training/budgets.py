@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
+from ..models.judge import Judge
 from ..tutorial import measure as measuring
-from ..tutorial.judge import Judge
-from ..tutorial.judge import load as load_judge
+from ..tutorial.measure import load_judge
 from . import own
 from .loop import Settings, make_accelerator
 from .rows import Rows

@@ -21,8 +21,8 @@ from diffusers import (
 from tqdm import tqdm
 
 from ..models.device import reuse_memory
+from ..models.judge import Judge
 from ..tutorial.captions import labels, scene_at
-from ..tutorial.judge import Judge
 from ..tutorial.measure import (
     GUIDANCE,
     SEED,

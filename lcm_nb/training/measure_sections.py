@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..models.checkpoints import Checkpoints, mini_checkpoints
 from ..models.device import resolve_device
+from ..models.judge import Judge
 from ..models.plans import plan_for
 from ..pictures import canny
 from ..runtimes.diffusers import LCM_LORA, load_pipeline, scaled
@@ -20,7 +21,6 @@ from ..sections import section_for
 from ..sections.style_lora import STYLES
 from ..tutorial import measure as measuring
 from ..tutorial.captions import labels, scene_at, styled_scene_at
-from ..tutorial.judge import Judge
 from ..tutorial.measure import GUIDANCE, accuracies, as_pictures, judge_pictures
 from . import data
 from .loop import FLOAT32, fingerprint, made_by

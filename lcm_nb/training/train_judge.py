@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ..models.judge import Judge
 from ..tutorial.captions import labels, scene_at, styled_scene_at
-from ..tutorial.judge import Judge
 from ..tutorial.measure import accuracies, as_batch, judge_pictures
 from ..tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 from . import data

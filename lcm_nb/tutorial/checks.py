@@ -92,7 +92,7 @@ def recognised(
     seeds, least
         Seeds to draw with, and how many of the pictures must be right.
     wanted
-        What the judge must see, in words of ``lcm_nb.tutorial.judge``: one or more of ``subject``,
+        What the judge must see, in words of ``lcm_nb.models.judge``: one or more of ``subject``,
         ``background``, ``palette`` and ``medium``. Other names are settings of the section.
     """
     labels = {name: wanted.pop(name) for name in LABELS if name in wanted}
@@ -412,7 +412,7 @@ def _studio(section: str = "text-to-image", model: str | None = None):
 
 @lru_cache
 def _judge():
-    from .judge import load
+    from ..models.judge import load
 
     return load()
 

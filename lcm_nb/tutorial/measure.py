@@ -3,7 +3,7 @@
 Captions come from :func:`cases`, pictures from :func:`generate`, and :func:`judge_pictures` looks at them::
 
     captions, rows = measure.cases(32)
-    scores, features = measure.judge_pictures(judge.load(), measure.generate(pipe, captions, 4, batch=4))
+    scores, features = measure.judge_pictures(measure.load_judge(), measure.generate(pipe, captions, 4, batch=4))
     measure.accuracies(scores, rows)
 """
 
@@ -21,8 +21,8 @@ from safetensors import safe_open
 from torch import nn
 
 from ..models.checkpoints import MINI
+from ..models.judge import Judge
 from .captions import labels, scene_at
-from .judge import Judge
 from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN
 
 SEED = 2_000_003  # of pictures: number i starts from SEED + i

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from PIL import Image
 from torch import nn
 
 FOLDER = Path(__file__).parents[1] / "mini" / "judge"
@@ -78,6 +79,18 @@ class Judge(ModelMixin, ConfigMixin):
             "palette": self.config.palettes[scores["palette"].argmax()],
             "medium": self.config.mediums[scores["medium"].argmax()],
         }
+
+    @torch.no_grad()
+    def sentence(self, image: Image.Image) -> str:
+        """Return in a line what a PIL image shows, and how certain that is; palette and medium where there are any."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        words = []
+        for name, scores in self(pixels.to(self.dtype)).items():
+            share, best = scores[0].softmax(0).max(0)
+            word = self.config[f"{name}s"][int(best)]
+            if word != "none":
+                words.append(f"{word} ({float(share):.0%})")
+        return f"The judge sees: {', '.join(words)}"
 
 
 def _convolution(before: int, after: int, *, stride: int) -> nn.Sequential:
