@@ -1,4 +1,4 @@
-"""A real browser in a real JupyterLab: each control of each panel is moved, and the picture changes."""
+"""A real browser in a real JupyterLab: the panels are moved by mouse and keys, and the picture changes."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from PIL import Image
 from lcm_nb.sections import BY_NAME as RECIPES
 
 CHROMIUM = shutil.which("chromium")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: apt-get install chromium")
 
@@ -144,12 +145,38 @@ def test_the_server_prints_the_address_of_the_start_page(lab, folder):
 
 def status(page, text: re.Pattern = DONE):
     """The panel's status line, once it reads like this."""
-    return page.locator(".widget-html-content", has_text=text)
+    return page.locator(".lcm-status", has_text=text)
 
 
 def picture(page):
     """The result on screen."""
-    return page.locator(".lcm-compare img[alt=after], img.widget-image:visible").first
+    return page.locator(".lcm-stage img").first
+
+
+def steps(page):
+    """The steps' slider, as those hear it who do not see it."""
+    return page.get_by_role("slider", name="steps", exact=True)
+
+
+def box(page, label: str):
+    """The box of a text."""
+    return page.get_by_label(label, exact=True)
+
+
+def set_steps(page, number: int) -> None:
+    """Move the slider to 1 or 8, from wherever it is, and wait for the picture."""
+    if float(steps(page).get_attribute("aria-valuenow")) == number:
+        steps(page).press("ArrowLeft" if number == 8 else "ArrowRight")
+    steps(page).press("End" if number == 8 else "Home")
+    page.locator(".lcm-status[data-mood=done]", has_text=f"{number} step").wait_for()
+
+
+def drawn_anew(page, action) -> None:
+    """Do ``action``, and wait for the picture that comes of it."""
+    source = picture(page).get_attribute("src")
+    action()
+    playwright.expect(picture(page)).not_to_have_attribute("src", source)
+    page.locator(".lcm-status[data-mood=done]").wait_for()
 
 
 def slide(page, label: str, *keys: str) -> None:
@@ -161,15 +188,13 @@ def slide(page, label: str, *keys: str) -> None:
 
 
 def type_prompt(page) -> None:
-    page.locator(".widget-text", has=page.get_by_text("prompt", exact=True)).locator("input").fill(
-        "a panda in the snow"
-    )
+    box(page, "prompt").fill("a panda in the snow")
 
 
-def upload(page) -> None:
+def upload(page, file=None) -> None:
     with page.expect_file_chooser() as chooser:
-        page.locator(".widget-upload").click()
-    chooser.value.set_files(page.mine)
+        page.get_by_role("button", name="image: choose a picture").click()
+    chooser.value.set_files(file or page.mine)
 
 
 MOVES = {
@@ -180,34 +205,61 @@ MOVES = {
     "guidance_scale": lambda page: slide(page, "guidance", "PageDown"),
     "papercut": lambda page: slide(page, "papercut", "PageDown"),
     "neon": lambda page: slide(page, "neon", "PageUp"),
-    "detect_edges": lambda page: page.locator(".widget-checkbox input").click(),
+    "detect_edges": lambda page: page.get_by_label("find edges").click(),
     "low_threshold": lambda page: slide(page, "canny low", "PageDown"),
     "high_threshold": lambda page: slide(page, "canny high", "PageUp"),
     "controlnet_conditioning_scale": lambda page: slide(page, "control", "PageDown"),
     "adapter_conditioning_scale": lambda page: slide(page, "adapter", "PageDown"),
     "adapter_conditioning_factor": lambda page: slide(page, "factor", "PageDown", "PageDown"),
+    "num_images": lambda page: slide(page, "pictures", "ArrowRight"),
     "seed": lambda page: page.get_by_role("button", name="new seed").click(),
 }
+
+
+def serious(page) -> list[str]:
+    """What axe finds in the panel that keeps people out: rule and place."""
+    found = Axe().run(page, ".lcm-panel").response["violations"]
+    return [
+        f"{each['id']}: {node['html'][:120]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+def test_after_run_all_the_picture_is_there_and_crisp(page):
+    shown = picture(page)
+    assert shown.evaluate("img => img.naturalWidth > 0 && img.complete")
+    width, natural = shown.evaluate("img => [img.getBoundingClientRect().width, img.naturalWidth]")
+    assert width > 0 and width % natural == 0
+    assert page.locator(".lcm-panel img:visible").evaluate_all("all => all.every(img => img.naturalWidth && img.alt)")
+    assert page.locator(".lcm-asleep:visible").count() == 0
+    assert page.locator(".lcm-bar:visible").count() == 0 or not page.locator(".lcm-bar.lcm-busy").count()
+
+
+def test_axe_finds_nothing_serious(page):
+    assert serious(page) == []
 
 
 def test_each_control_changes_the_picture(page, folder, tmp_path):
     page.mine = folder / "mine.png"
     shown = picture(page)
     specs = RECIPES[page.section].settings
-    settings = [name for name, spec in specs.items() if not spec.inert]
+    settings = [name for name, spec in specs.items() if not spec.inert and spec.role != "count"]
     assert set(settings) <= set(MOVES)
     for name in sorted(settings, key="detect_edges".__eq__):  # without edges the thresholds do nothing
         source, pixels = shown.get_attribute("src"), shown.screenshot()
         MOVES[name](page)
         playwright.expect(shown, name).not_to_have_attribute("src", source)
         status(page).wait_for()
+        page.locator(".lcm-screen:has(.lcm-frame:not(.lcm-preview))").wait_for()
         assert shown.screenshot() != pixels, name
     page.screenshot(path=tmp_path / f"{page.section}.png")
 
 
 def test_a_control_without_effect_is_grey_and_says_why(page):
     specs = RECIPES[page.section].settings
-    boxes = page.locator(".widget-text", has=page.get_by_text("negative", exact=True)).locator("input")
+    boxes = box(page, "negative")
     assert boxes.count() == ("negative_prompt" in specs)
     if boxes.count():
         assert boxes.is_disabled()
@@ -215,19 +267,153 @@ def test_a_control_without_effect_is_grey_and_says_why(page):
 
 
 def test_the_line_between_two_pictures_can_be_dragged(page):
-    stage = page.locator(".lcm-compare div").first
+    stage = page.locator(".lcm-stage")
     if not RECIPES[page.section].settings.get("image"):
         pytest.skip("the section starts from no picture")
-    box, before = stage.bounding_box(), stage.screenshot()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    stage.scroll_into_view_if_needed()
+    around, before = stage.bounding_box(), stage.screenshot()
+    page.mouse.move(around["x"] + around["width"] / 2, around["y"] + around["height"] / 2)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.move(around["x"] + around["width"] / 4, around["y"] + around["height"] / 2, steps=4)
     page.mouse.up()
-    assert page.locator(".lcm-compare input").input_value() == "25"
+    assert page.locator(".lcm-line").input_value() == "25"
     assert stage.screenshot() != before
     page.get_by_role("button", name="side by side").click()
-    playwright.expect(stage).to_be_hidden()
-    assert page.locator("img.widget-image:visible").count() >= 2
+    playwright.expect(page.locator(".lcm-line")).to_be_hidden()
+    assert page.locator(".lcm-stage img:visible").count() == 2
+
+
+def test_a_picture_that_is_too_large_to_send_is_shrunk_on_the_way(page, folder):
+    if not RECIPES[page.section].settings.get("image"):
+        pytest.skip("the section starts from no picture")
+    large = folder / "large.png"
+    if not large.exists():
+        Image.effect_noise((4000, 3200), 90).convert("RGB").save(large, compress_level=0)
+    assert large.stat().st_size > 12_000_000
+    drawn_anew(page, lambda: upload(page, large))
+    drawn_anew(page, lambda: page.get_by_role("button", name="image: use the section's own picture").click())
+    drawn_anew(page, lambda: upload(page, folder / "mine.png"))
+
+
+@pytest.mark.parametrize("width", [1400, 1000, 700])
+def test_nothing_is_cut_at_any_width(page, width):
+    page.set_viewport_size({"width": width, "height": 1200})
+    page.wait_for_timeout(300)
+    cut = page.locator(".lcm-panel").evaluate(
+        """panel => {
+            const edge = panel.getBoundingClientRect().right + 1;
+            const parts = ".widget-label, button, .widget-readout, .noUi-target, img, p, textarea, select";
+            return [...panel.querySelectorAll(parts)]
+              .filter((part) => part.offsetParent && !part.closest(".lcm-history, .lcm-row"))
+              .filter((part) => part.getBoundingClientRect().right > edge || part.scrollWidth > part.clientWidth + 2)
+              .filter((part) => !part.matches("img, textarea"))
+              .map((part) => part.outerHTML.slice(0, 100));
+        }"""
+    )
+    page.set_viewport_size({"width": 1400, "height": 1200})
+    assert cut == []
+
+
+# -- habits, with mouse and keys ------------------------------------------------------------
+
+one_section = pytest.mark.parametrize("page", ["text-to-image"], indirect=True)
+
+
+@one_section
+def test_enter_draws_what_is_typed_and_control_enter_draws_from_anywhere(page):
+    page.get_by_role("button", name="live").click()  # off: only Enter draws
+    drawn_anew(page, lambda: (box(page, "prompt").fill("an owl in the snow"), box(page, "prompt").press("Enter")))
+    playwright.expect(page.locator(".lcm-caption")).to_have_text("an owl in the snow")
+    assert box(page, "prompt").input_value() == "an owl in the snow"
+    page.get_by_role("button", name="live").click()
+    page.get_by_role("button", name="keep seed").click()  # off: each run has a new seed
+    drawn_anew(page, lambda: steps(page).press("Control+Enter"))
+    page.get_by_role("button", name="keep seed").click()
+    assert page.get_by_role("button", name="keep seed").get_attribute("aria-pressed") == "true"
+
+
+@one_section
+def test_escape_stops(page):
+    page.get_by_role("button", name="Draw 4").click()
+    page.locator(".lcm-status[data-mood=busy]").wait_for()
+    page.keyboard.press("Escape")
+    page.locator(".lcm-status", has_text="Stopped.").wait_for()
+
+
+@one_section
+def test_a_click_on_the_history_recalls_picture_and_controls(page):
+    set_steps(page, 1)
+    set_steps(page, 8)
+    assert steps(page).get_attribute("aria-valuenow") == "8.0"
+    newest, older = (page.locator(".lcm-history button").nth(i) for i in (0, 1))
+    assert newest.get_attribute("aria-pressed") == "true"
+    drawn_anew(page, older.click)
+    playwright.expect(steps(page)).to_have_attribute("aria-valuenow", "1.0")
+    older.focus()
+    page.keyboard.press("ArrowLeft")
+    drawn_anew(page, lambda: page.keyboard.press("Enter"))
+    playwright.expect(steps(page)).to_have_attribute("aria-valuenow", "8.0")
+
+
+@one_section
+def test_star_pin_and_compare(page):
+    set_steps(page, 8)
+    page.get_by_role("button", name="☆ keep").click()
+    playwright.expect(page.locator(".lcm-history button[aria-pressed=true]")).to_contain_text("★")
+    page.get_by_role("button", name="pin as A").click()
+    drawn_anew(page, lambda: steps(page).press("Home"))
+    playwright.expect(page.locator(".lcm-differ")).to_contain_text("steps81")
+    playwright.expect(page.locator(".lcm-tag").first).to_have_text("A")
+    assert serious(page) == []
+    page.get_by_role("button", name="unpin A").click()
+    playwright.expect(page.locator(".lcm-differ")).to_be_hidden()
+
+
+@one_section
+def test_several_values_and_several_pictures_are_rows_to_choose_from(page):
+    page.get_by_role("button", name="Draw 4").click()
+    row = page.locator(".lcm-row button")
+    playwright.expect(row).to_have_count(4)
+    page.locator(".lcm-status[data-mood=done]").wait_for()
+    drawn_anew(page, row.nth(1).click)
+    playwright.expect(row.nth(1)).to_have_attribute("aria-pressed", "true")
+    slide(page, "pictures", "ArrowRight")
+    playwright.expect(row).to_have_count(2)
+    drawn_anew(page, row.nth(1).click)
+    assert serious(page) == []
+    slide(page, "pictures", "Home")
+    playwright.expect(row).to_have_count(0)
+
+
+@one_section
+def test_save_offers_the_file_to_the_browser(page, tmp_path):
+    page.get_by_role("button", name="Save", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="download").click()
+    assert download.value.suggested_filename.endswith(".png")
+    assert Image.open(download.value.path()).size == (256, 256)
+
+
+@one_section
+def test_show_code_opens_where_it_is_seen(page):
+    page.get_by_role("button", name="show code").click()
+    code = page.locator(".lcm-code pre")
+    playwright.expect(code).to_contain_text("from_pretrained")
+    playwright.expect(code).to_be_in_viewport()
+    page.get_by_role("button", name="show code").click()
+    playwright.expect(code).to_be_hidden()
+
+
+@one_section
+def test_all_can_be_reached_by_tab(page):
+    box(page, "prompt").focus()
+    reached = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.ariaLabel"))
+    assert {"steps", "Run", "Stop", "Save", "Draw 4", "remix"} <= set(reached)
+    ring = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert ring == "2px"
 
 
 def test_the_page_has_no_errors_and_asks_no_other_host(page, folder):

@@ -610,6 +610,16 @@ def test_try_several_tells_how_far_it_is_and_can_be_stopped(panel, pipeline):
     assert [item["caption"] for item in panel.screen.row] == ["seed 0", "seed 1"]
 
 
+def test_values_that_do_not_go_with_the_others_are_left_out_of_a_row(panel, pipeline):
+    refusal = fail(ValueError("low_threshold is 400; it must not exceed the high one"))
+    pipeline.endings += [lambda result: result, refusal, lambda result: result, refusal]
+    panel.vary("seed")
+    panel.wait(SECONDS)
+    assert [item["caption"] for item in panel.screen.row] == ["seed 0", "seed 2"]
+    assert panel.status == "2 of 4 drawn. low_threshold is 400; it must not exceed the high one"
+    assert panel.screen.mood == "done"
+
+
 def test_only_numbers_can_be_tried(panel):
     with pytest.raises(ValueError, match="'prompt' is no number setting; choose one of: num_inference_steps, guidance"):
         panel.vary("prompt")

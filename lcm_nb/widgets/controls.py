@@ -80,7 +80,7 @@ def control_for(name: str, spec: Setting):
         return ImageInput(label)
     options = {"description": label, TOOLTIP: f"{label}: {spec.help}"}
     if spec.kind == "text":
-        control = widgets.Text(value=spec.default, disabled=bool(spec.inert), **options)
+        control = widgets.Textarea(value=spec.default, rows=2, disabled=bool(spec.inert), **options)
     elif spec.kind == "switch":
         control = widgets.Checkbox(value=spec.default, indent=False, **options)
     else:
@@ -103,6 +103,7 @@ def _number_control(name: str, spec: Setting, options: dict):
 
 def buttons(settings: Mapping[str, Setting], examples: Iterable[str], *, judge: bool) -> dict[str, object]:
     """Return name -> widget of what is on the panel besides the settings."""
+    first = "num_inference_steps"
     varied = [
         (label_of(name, spec), name)
         for name, spec in settings.items()
@@ -116,12 +117,12 @@ def buttons(settings: Mapping[str, Setting], examples: Iterable[str], *, judge: 
         "live": _toggle("live", "Draw at each change of a control", value=True),
         "show_code": _toggle("show code", "Show the plain diffusers code of the picture", value=False),
         "save": _button("Save", "Save the picture as a PNG that carries its settings"),
-        "vary": _menu("try several", varied, "Which setting to try"),
+        "vary": _menu("try several", varied, "Which setting to try", first),
         "vary_run": _button(f"Draw {SEVERAL}", f"Draw {SEVERAL} pictures that differ in this setting alone"),
     }
     if examples := list(examples):
         choices = [("choose a prompt …", ""), *((text, text) for text in examples)]
-        made["examples"] = _menu("examples", choices, "Prompts that this model draws well")
+        made["examples"] = _menu("examples", choices, "Prompts that this model draws well", "")
     if judge:
         made["judge"] = _toggle("judge", "Say under the picture what a small classifier sees in it", value=True)
     return made
@@ -155,8 +156,9 @@ def _button(text: str, tooltip: str, style: str = "") -> widgets.Button:
     return widgets.Button(description=text, tooltip=tooltip, button_style=style, layout={"width": "auto"})
 
 
-def _menu(label: str, options: list[tuple[str, str]], tooltip: str) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, description=label, layout={"width": "auto"}, **{TOOLTIP: tooltip})
+def _menu(label: str, options: list[tuple[str, str]], tooltip: str, value: str) -> widgets.Dropdown:
+    layout = {"width": "auto"}
+    return widgets.Dropdown(options=options, value=value, description=label, layout=layout, **{TOOLTIP: tooltip})
 
 
 def _number(value: float) -> str:

@@ -297,7 +297,7 @@ class Panel(widgets.VBox):
         if not self.controls["live"].value:
             self._look_ahead()
         elif not self._mailbox.closed:
-            self._post([self.values()], pause=TYPING if isinstance(change.owner, widgets.Text) else 0.0)
+            self._post([self.values()], pause=TYPING if isinstance(change.owner, widgets.Textarea) else 0.0)
 
     def _refuse(self, why: str) -> None:
         self._stage.tell(f"Not taken: {why}", "error")
@@ -355,16 +355,13 @@ class Panel(widgets.VBox):
     # -- what the worker does -----------------------------------------------------------
 
     def _draw(self, cases: list[dict], varied: str) -> None:
-        self._error, row = None, []
+        self._error = None
         try:
-            for number, case in enumerate(cases, 1):
-                which = f" {number} of {len(cases)}" if varied else ""
-                self._stage.tell(f"Drawing{which} ...", "busy", progress=(number - 1) / len(cases))
-                self._previews.begin()
-                drawn = Drawn(self._hooks.run(on_step=partial(self._on_step, number, len(cases)), **case))
-                if varied:
-                    row.append(Shot(drawn, 0, f"{label_of(varied, self._settings[varied])} {say(case[varied])}"))
-                self._finish(drawn, list(row), busy=number < len(cases))
+            if varied:
+                self._draw_row(cases, varied)
+            else:
+                drawn = self._draw_one(cases[0])
+                self._finish(drawn, shots_of(drawn))
         except self._hooks.cancelled:
             if self._stopped.is_set() and not self._mailbox.dropped:
                 self._stage.give_up("Stopped.", "idle")
@@ -372,6 +369,28 @@ class Panel(widgets.VBox):
             if not self._mailbox.dropped:
                 self._error = error
                 self._stage.give_up(_sentence(error), "error")
+
+    def _draw_row(self, cases: list[dict], varied: str) -> None:
+        """Draw case after case; those that do not go together with the other settings are left out."""
+        row, refused = [], []
+        for number, case in enumerate(cases, 1):
+            label = f"{label_of(varied, self._settings[varied])} {say(case[varied])}"
+            try:
+                row.append(Shot(self._draw_one(case, number, len(cases)), 0, label))
+            except ValueError as error:
+                refused.append(error)
+            else:
+                self._finish(row[-1].drawn, list(row), busy=number < len(cases))
+        if refused and not row:
+            raise refused[0]
+        if refused:
+            self._stage.tell(f"{len(row)} of {len(cases)} drawn. {refused[0]}", "done", progress=0.0)
+
+    def _draw_one(self, case: dict, number: int = 1, cases: int = 1) -> Drawn:
+        which = f" {number} of {cases}" if cases > 1 else ""
+        self._stage.tell(f"Drawing{which} ...", "busy", progress=(number - 1) / cases)
+        self._previews.begin()
+        return Drawn(self._hooks.run(on_step=partial(self._on_step, number, cases), **case))
 
     def _on_step(self, case: int, cases: int, step) -> None:
         if self._stopped.is_set() or self._mailbox.outdated():
@@ -388,9 +407,8 @@ class Panel(widgets.VBox):
                 self._stage.preview(image, progress=progress)
         self._previews.made(time.perf_counter() - start)
 
-    def _finish(self, drawn: Drawn, row: list[Shot], *, busy: bool) -> None:
-        row = row or shots_of(drawn)
-        shot = row[-1] if row[-1].drawn is not row[0].drawn else row[0]
+    def _finish(self, drawn: Drawn, row: list[Shot], *, busy: bool = False) -> None:
+        shot = next(shot for shot in row if shot.drawn is drawn)
         drawn.png(shot.index), drawn.before()  # encoded before the lock is taken
         with self._stage.lock:
             if self._mailbox.dropped:  # the user went to another picture meanwhile

@@ -8,6 +8,7 @@ const h = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
+const FRAME = 512; // pixels: a frame of this side is a square that stays; a narrower one fits the picture
 const bytes = (view) => view && view.byteLength > 0;
 
 // Puts bytes into an <img>. The old picture stays until the new one can be drawn: nothing flickers.
@@ -42,6 +43,7 @@ function makeFrame(model) {
     const room = side / Math.max(width, height), scale = room >= 1 ? Math.floor(room) : room;
     stage.style.width = `${width * scale}px`;
     stage.style.height = `${height * scale}px`;
+    frame.style.height = side < FRAME ? `${Math.max(height * scale, 256)}px` : "";
     stage.classList.toggle("lcm-enlarged", scale >= 2);
   };
   const place = () => {
@@ -276,7 +278,8 @@ function sayNames(root) {
 }
 
 function onKey(model, event) {
-  const enter = event.key === "Enter", box = event.target.closest?.("input[type=text]");
+  const box = event.target.closest?.("input[type=text], textarea");
+  const enter = event.key === "Enter" && !event.shiftKey && !event.isComposing;
   if (enter && (event.ctrlKey || event.metaKey || box)) {
     const set = [...(box?.closest("[class*=lcm-set-]")?.classList || [])].find((name) => name.startsWith("lcm-set-"));
     model.send({ do: "run", ...(set ? { name: set.slice(8), text: box.value } : {}) });
@@ -315,7 +318,7 @@ function settle(model, el) {
     root = el.closest(".lcm-panel");
     if (!root) return false;
     root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab would take Ctrl+Enter, and arrows on sliders
-    root.addEventListener("keydown", keys);
+    root.addEventListener("keydown", keys, true); // before ipywidgets' boxes, which pass no key on
     watcher = new MutationObserver(() => sayNames(root));
     watcher.observe(root, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["class"] });
     sayNames(root);
@@ -332,7 +335,7 @@ function settle(model, el) {
   return () => {
     cancelAnimationFrame(waiting);
     watcher?.disconnect();
-    root?.removeEventListener("keydown", keys);
+    root?.removeEventListener("keydown", keys, true);
   };
 }
 
@@ -342,7 +345,7 @@ function render({ model, el }) {
   const { bar, words, code } = makeWords(model);
   onDrop(model, frame);
   const view = h("div", { class: "lcm-view" }, ...nodes, bar, words, makeTools(model), makeRow(model));
-  el.append(view, h("div", { class: "lcm-below" }, makeHistory(model), code));
+  el.append(view, h("div", { class: "lcm-before-now" }, makeHistory(model)), code);
   const leave = settle(model, el);
   return () => {
     leave();
