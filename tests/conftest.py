@@ -44,12 +44,15 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its group, and put the longest groups first."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Mark each test with its group, before xdist looks, and put the longest groups first, after pytest has sorted."""
     for item in items:
         if item.path.suffix == ".py" and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
+    result = yield
     items.sort(key=_rank)
+    return result
 
 
 def _group(item: pytest.Item) -> str:
