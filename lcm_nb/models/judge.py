@@ -5,6 +5,7 @@ notebook exercises. It is trained by this project on scenes that the generator n
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class Judge(ModelMixin, ConfigMixin):
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def describe(self, image, count: int = 1) -> dict[str, object]:
+    def describe(self, image: Image.Image, count: int = 1) -> dict[str, Any]:
         """Return in words what a PIL image shows; ``count`` subjects are named."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
         scores = {name: value[0] for name, value in self(pixels.to(self.dtype)).items()}
