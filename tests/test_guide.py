@@ -53,7 +53,7 @@ def test_nothing_can_change_a_plan():
 def test_fp16_only_where_the_repository_has_it():
     variants = {s.repo: s.variant for section in SECTIONS for s in plan_for(section).sources.values()}
     without = {repo for repo, variant in variants.items() if variant is None}
-    loras_and_pictures = {"TheLastBen/Papercut_SDXL", "huggingface/documentation-images"}
+    loras_and_pictures = {"TheLastBen/Papercut_SDXL", "huggingface/documentation-images", "Adapter/t2iadapter"}
     assert without == {"SimianLuo/LCM_Dreamshaper_v7", "lllyasviel/sd-controlnet-canny"} | loras_and_pictures
 
 
@@ -247,7 +247,8 @@ def large_files(section: str) -> set[str]:
     """Return "repository/file" of the large files that the plans of a section name."""
     sources = [source for plan in PLANS[section].values() for source in plan.sources.values()]
     weights = {f"{source.repo}/{file}" for source in sources for file in source.files}
-    return weights | {f"datasets/{s.repo}/{file}" for s in sources if s.kind == "dataset" for file in s.texts}
+    places = [(f"datasets/{s.repo}" if s.kind == "dataset" else s.repo, s) for s in sources if s.is_picture]
+    return weights | {f"{place}/{file}" for place, source in places for file in source.texts}
 
 
 @each_section
