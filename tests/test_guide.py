@@ -385,13 +385,16 @@ plans.PINS = pathlib.Path(PATH)
 commits = inside.pin(plans.PINS)
 import lcm_nb
 names = lcm_nb.checkpoints("text-to-image")
-lcm_nb.load("text-to-image")
+drawn = lcm_nb.load("text-to-image").generate(num_inference_steps=1)
+drawn.save(PATH + ".png")
 plans.PINS.write_text(json.dumps(commits | {names.unet: 40 * "f"}))
 try:
     lcm_nb.load("text-to-image")
 except OSError as error:
     refusal = str(error)
-print(json.dumps({"commits": commits, "loading": names.loading["unet"]["revision"], "refusal": refusal}))
+same = lcm_nb.reproduce(PATH + ".png").image.tobytes() == drawn.image.tobytes()
+loading = names.loading["unet"]["revision"]
+print(json.dumps({"commits": commits, "loading": loading, "refusal": refusal, "same": same}))
 """
 
 
@@ -402,6 +405,7 @@ def test_pins_name_the_commit_of_every_repository_and_are_loaded(whole_hub, envi
     assert found["commits"].keys() == repos | {"madebyollin/sdxl-vae-fp16-fix"}
     assert set(found["commits"].values()) == {COMMIT} == {found["loading"]}
     assert found["refusal"].startswith(f"{UNET} has no revision '{40 * 'f'}'; run `lcm-nb pin` again")
+    assert found["same"], "a saved picture is drawn again with its own commits, whatever is pinned by now"
 
 
 # -- what is done to fit ----------------------------------------------------------------
