@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from lcm_nb.sections import BY_NAME as RECIPES
+from lcm_nb.widgets.panel import ASLEEP
 
 CHROMIUM = shutil.which("chromium")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
@@ -216,6 +217,22 @@ MOVES = {
 }
 
 
+def test_a_notebook_that_is_opened_again_says_how_to_wake_its_panel(lab, folder, browser):
+    view = {"version_major": 2, "version_minor": 0, "model_id": "gone"}
+    data = [
+        {"text/html": f'<div class="lcm-asleep">{ASLEEP}</div>'},
+        {"application/vnd.jupyter.widget-view+json": view},
+    ]
+    outputs = [nbformat.v4.new_output("display_data", data=each) for each in data]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("panel", outputs=outputs)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "asleep.ipynb")
+    page = browser.new_page()
+    page.goto(lab.format("asleep.ipynb"))
+    page.get_by_text(ASLEEP).wait_for(timeout=MILLISECONDS)
+    page.close()
+
+
 def serious(page) -> list[str]:
     """What axe finds in the panel that keeps people out: rule and place."""
     found = Axe().run(page, ".lcm-panel").response["violations"]
@@ -234,7 +251,8 @@ def test_after_run_all_the_picture_is_there_and_crisp(page):
     assert width > 0 and width % natural == 0
     assert page.locator(".lcm-panel img:visible").evaluate_all("all => all.every(img => img.naturalWidth && img.alt)")
     assert page.locator(".lcm-asleep:visible").count() == 0
-    assert page.locator(".lcm-bar:visible").count() == 0 or not page.locator(".lcm-bar.lcm-busy").count()
+    assert page.locator(".lcm-bar.lcm-busy").count() == 0
+    assert page.locator(".lcm-panel [title=null]").count() == 0
 
 
 def test_axe_finds_nothing_serious(page):

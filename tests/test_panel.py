@@ -162,8 +162,8 @@ def test_controls_start_at_the_guides_values(panel):
     buttons = {"lock", "dice", "run", "stop", "live", "show_code", "save", "vary", "vary_run"}
     assert set(panel.controls) == {*SETTINGS, *buttons}
     assert panel.result is None
-    assert panel.status == "Ready."
-    assert panel.screen.hint == "Press Run, or move a slider."
+    assert panel.status == "Press Run, or move a slider."
+    assert (panel.screen.picture, panel.screen.hint) == (b"", "The picture will be here.")
 
 
 @pytest.mark.parametrize(

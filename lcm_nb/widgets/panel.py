@@ -95,7 +95,7 @@ class Panel(widgets.VBox):
         self._errands = itertools.count()
         self._source: list | None = None  # the settings of the picture that is shown as the start
         self._intent = widgets.Label()
-        self.screen = Screen(status="Ready.", reads=self._hooks.read is not None)
+        self.screen = Screen(status="Press Run, or move a slider.", reads=self._hooks.read is not None)
         self._stage = Stage(self.screen, settings)
         self.controls = {name: control_for(name, spec) for name, spec in settings.items()}
         self.controls |= buttons(settings, self._hooks.examples, judge=self._hooks.describe is not None)

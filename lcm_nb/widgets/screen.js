@@ -182,7 +182,7 @@ function makeTools(model) {
     pin.disabled = remix.disabled = !key;
     pin.setAttribute("aria-pressed", String(model.get("pinned") > 0));
     pin.textContent = model.get("pinned") ? "unpin A" : "pin as A";
-    side.hidden = !bytes(model.get("before"));
+    side.hidden = !bytes(model.get("before")) || !key;
     side.setAttribute("aria-pressed", String(model.get("view") === "side"));
     open.hidden = !model.get("reads");
   };

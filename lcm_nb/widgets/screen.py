@@ -20,7 +20,7 @@ class Screen(anywidget.AnyWidget):
 
     _esm, _css = HERE / "screen.js", HERE / "screen.css"
 
-    hint = traitlets.Unicode("Press Run, or move a slider.").tag(sync=True)
+    hint = traitlets.Unicode("The picture will be here.").tag(sync=True)
     picture = traitlets.Bytes().tag(sync=True)
     preview = traitlets.Bool(False).tag(sync=True)  # a guess on the way, not a result
     alt = traitlets.Unicode().tag(sync=True)
