@@ -24,7 +24,9 @@ ORDER = {
     "settings": ["schedule", "pictures"],
     "grid": ["pictures"],
     "schedule": [],
-    "pictures": [],
+    "pictures": ["kept"],
+    "kept": ["files"],
+    "files": [],
 }
 # Imports that run up, and why. One that is gone has to go from here, too.
 UP = {
