@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -20,13 +21,15 @@ DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than
 REDUCED = "lcm_nb:reduced"  # in a picture's ``info``: it had more than 8 bits a colour
 
 
-def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+def read_image(source: str | Path | bytes | Image.Image, *, name: str = "") -> Image.Image:
     """Return a picture as RGB: upright, on white where it is transparent, 16 bits and floats scaled to 8 bits.
 
     Parameters
     ----------
     source
         A path, the bytes of a PNG, JPEG or WebP file, or a PIL image.
+    name
+        What messages call it, if not by its path.
 
     Raises
     ------
@@ -35,10 +38,10 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         large (20 MB, 40 megapixels); the size is checked before anything is decoded.
     """
     if isinstance(source, Image.Image):
-        check_size("The picture", source.size)
+        _check_size(name or "The picture", source.size)
         return _flatten(_loaded(source))
-    name, data = _contents(source)
-    with _opened(name, data) as image:
+    given, data = _contents(source)
+    with _opened(name or given, data) as image:
         return _flatten(ImageOps.exif_transpose(image))
 
 
@@ -47,7 +50,7 @@ def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
     """Open a file's bytes, its size checked and its pixels not yet decoded; say in one sentence what is wrong."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(name, image.size)
+            _check_size(name, image.size)
             yield image
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
@@ -81,8 +84,7 @@ def _contents(source: object) -> tuple[str, bytes]:
     return str(source), files.read(source, most=MAX_BYTES, wanted=WANTED)
 
 
-def check_size(name: str, size: tuple[int, int]) -> None:
-    """Refuse a picture of a size that is not read, before it is decoded."""
+def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ValueError(
@@ -153,7 +155,8 @@ def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 2
     ImportError
         Without OpenCV, with the command that installs it.
     """
-    for name, value in (("low", low), ("high", high)):
+    thresholds: dict[str, Any] = {"low": low, "high": high}
+    for name, value in thresholds.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1000:
             raise ValueError(f"{name} is {files.shown(value)}; give a threshold from 0 to 1000.")
     if low > high:
