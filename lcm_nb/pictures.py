@@ -1,17 +1,19 @@
 """Pictures that a run starts from: read, checked and fitted; and their canny maps."""
 
-import atexit
 import contextlib
 import hashlib
 import io
-import tempfile
 from collections.abc import Iterator
-from functools import lru_cache
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from . import files, kept
+
+WANTED = "the path of a PNG, JPEG or WebP picture"
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
@@ -19,13 +21,15 @@ DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than
 REDUCED = "lcm_nb:reduced"  # in a picture's ``info``: it had more than 8 bits a colour
 
 
-def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+def read_image(source: str | Path | bytes | Image.Image, *, name: str = "") -> Image.Image:
     """Return a picture as RGB: upright, on white where it is transparent, 16 bits and floats scaled to 8 bits.
 
     Parameters
     ----------
     source
         A path, the bytes of a PNG, JPEG or WebP file, or a PIL image.
+    name
+        What messages call it, if not by its path.
 
     Raises
     ------
@@ -34,10 +38,10 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         large (20 MB, 40 megapixels); the size is checked before anything is decoded.
     """
     if isinstance(source, Image.Image):
-        _check_size("The picture", source.size)
+        _check_size(name or "The picture", source.size)
         return _flatten(_loaded(source))
-    name, data = _contents(source)
-    with _opened(name, data) as image:
+    given, data = _contents(source)
+    with _opened(name or given, data) as image:
         return _flatten(ImageOps.exif_transpose(image))
 
 
@@ -63,19 +67,21 @@ def _loaded(image: Image.Image) -> Image.Image:
 
 def _contents(source: object) -> tuple[str, bytes]:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, size = "The uploaded file", len(source)
-    elif isinstance(source, (str, Path)):
-        name = str(source)
-        if name.lower().startswith(("http:", "https:", "ftp:")):
-            raise ValueError(f"{name} is a web address; download the picture and give the file's path.")
-        if not Path(source).is_file():
-            raise ValueError(f"There is no file {name}; give the path of a PNG, JPEG or WebP picture.")
-        size = Path(source).stat().st_size
-    else:
-        raise ValueError(f"{source!r} is no picture; give a path, a PIL image, or the bytes of a file.")
-    if size > MAX_BYTES:
-        raise ValueError(f"{name} has {size / 1e6:.0f} MB; at most {MAX_BYTES // 10**6} MB are read. Make it smaller.")
-    return name, Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
+        name, data = "The uploaded file", bytes(source)
+        if len(data) > MAX_BYTES:
+            most = MAX_BYTES // 10**6
+            raise ValueError(f"{name} has {len(data) / 1e6:.0f} MB; at most {most} MB are read. Make it smaller.")
+        return name, data
+    if not isinstance(source, (str, Path)):
+        array = "Image.fromarray(...) makes one of an array, of bytes 0 to 255" if hasattr(source, "shape") else ""
+        raise ValueError(
+            f"{files.shown(source)} is no picture; give a path, a PIL image{f' ({array})' if array else ''}, "
+            "or the bytes of a file."
+        )
+    if str(source).lower().startswith(("http:", "https:", "ftp:")):
+        raise ValueError(f"{files.shown(str(source))} is a web address; download the picture and give the file's path.")
+    kept.bring_back(source)
+    return str(source), files.read(source, most=MAX_BYTES, wanted=WANTED)
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
@@ -146,15 +152,23 @@ def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 2
     ------
     ValueError
         For an unreadable picture, a threshold out of range, or ``low`` above ``high``.
+    ImportError
+        Without OpenCV, with the command that installs it.
     """
-    import cv2
-
-    for name, value in (("low", low), ("high", high)):
-        if not 0 <= value <= 1000:
-            raise ValueError(f"{name} is {value}; give a threshold from 0 to 1000.")
+    thresholds: dict[str, Any] = {"low": low, "high": high}
+    for name, value in thresholds.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1000:
+            raise ValueError(f"{name} is {files.shown(value)}; give a threshold from 0 to 1000.")
     if low > high:
         raise ValueError(f"low is {low} and high is {high}; the low threshold must not exceed the high one.")
-    edges = cv2.Canny(np.array(read_image(image)), low, high)
+    pixels = np.array(read_image(image))
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise ImportError(
+            "Edges need the package opencv-python-headless: `pip install opencv-python-headless`, then restart."
+        ) from None
+    edges = cv2.Canny(pixels, low, high)
     return Image.fromarray(np.repeat(edges[..., None], 3, axis=2))
 
 
@@ -165,13 +179,12 @@ def keep_image(source: str | Path | bytes | Image.Image) -> str:
     folder, so that settings stay plain text and the code that a panel shows can open it.
     """
     if isinstance(source, (str, Path)):
-        with _opened(*_contents(source)):
-            return str(source)
+        name, data = _contents(source)
+        with _opened(name, data):
+            return str(files.as_path(source, WANTED))
     image = read_image(source)
     data = encode_image(image)
-    path = _kept() / f"{hashlib.sha256(data).hexdigest()[:16]}.png"
-    path.write_bytes(data)
-    return str(path)
+    return str(kept.keep(data, f"{hashlib.sha256(data).hexdigest()[:16]}.png"))
 
 
 def encode_image(image: Image.Image, kind: str = "png") -> bytes:
@@ -185,11 +198,3 @@ def encode_image(image: Image.Image, kind: str = "png") -> bytes:
             said.add_text(REDUCED, "yes")
         image.convert("RGB").save(buffer, format=kind, compress_level=1, pnginfo=said)
     return buffer.getvalue()
-
-
-@lru_cache
-def _kept() -> Path:
-    """Return this process's own folder for pictures from memory; it goes when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="lcm_nb-")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)

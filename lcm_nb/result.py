@@ -1,7 +1,8 @@
 """What a run tells and leaves: steps, pictures, and PNG files that say how they were made."""
 
-import contextlib
+import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from . import png
+from .files import check_target, shown
+from .files import read as read_file
+from .files import save as save_files
 from .grid import row
 from .models.checkpoints import Checkpoints
 from .models.device import versions
 from .models.hashes import checkpoint_hashes
-from .pictures import encode_image
-from .settings import seeds
+from .pictures import MAX_BYTES, encode_image, read_image
+from .settings import MOST_IMAGES, seeds
 
 JSON_CHUNK = "lcm_nb"
 SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
-RECORDS = ("settings", "checkpoints", "versions")  # what the JSON chunk holds as dictionaries
+MAX_TEXT = 100_000  # bytes of the JSON chunk: a prompt has 2,000 characters at most
+ONLY = "Only files written by Result.save can be reproduced."
 
 
 @dataclass(frozen=True)
@@ -74,35 +80,41 @@ class Result:
     def _repr_png_(self) -> bytes:
         return encode_image(row(self.images))
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the pictures as PNG files that carry all it takes to make them again.
 
-        One picture becomes ``path``; several become ``fox-1.png``, ``fox-2.png``, ... for ``fox.png``. The text
+        One picture becomes ``path``; several become ``fox-1.png``, ``fox-2.png``, ... for ``fox.png``. Where a
+        name is taken, ``fox-2`` is tried in place of ``fox``, and so on. The text
         chunk ``parameters`` is in the form that image tools read; the chunk ``lcm_nb`` is JSON: section, settings,
         checkpoint names and hashes, versions; the picture that the run started from is in the file, too.
+
+        Parameters
+        ----------
+        overwrite
+            Replace files that are there. Each is whole at all times: the old one or the new one.
 
         Returns
         -------
         path
-            The first file.
+            The first file, under the name that it got.
 
         Raises
         ------
         ValueError
             If ``path`` does not end in ``.png``, or its folder does not exist.
+        OSError
+            If it cannot be written, with the remedy; files of before are as they were.
         """
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path} does not end in .png; only PNG files carry their settings.")
-        if not path.parent.is_dir():
-            raise ValueError(f"The folder {path.parent} does not exist; create it, or save elsewhere.")
-        paths = [path]
-        if len(self.images) > 1:
-            paths = [path.with_stem(f"{path.stem}-{number}") for number in range(1, len(self.images) + 1)]
+        place = check_target(path)
         hashes = checkpoint_hashes(self.section, self.checkpoints)
-        for index, file in enumerate(paths):
-            self.images[index].save(file, pnginfo=self._chunks(index, hashes))
-        return paths[0]
+        contents = [self._png(index, hashes) for index in range(len(self.images))]
+        return save_files(place, contents, overwrite=overwrite)[0]
+
+    def _png(self, index: int, hashes: dict[str, dict[str, str]]) -> bytes:
+        """Return the file of picture ``index``."""
+        buffer = io.BytesIO()
+        self.images[index].save(buffer, format="png", pnginfo=self._chunks(index, hashes))
+        return buffer.getvalue()
 
     def _chunks(self, index: int, hashes: dict[str, dict[str, str]]) -> PngImagePlugin.PngInfo:
         """Return what the file of picture ``index`` carries."""
@@ -161,23 +173,83 @@ class Record:
         return {part: made["revision"] for part, made in parts.items() if "revision" in made}
 
 
-def read(path: str | Path) -> Record:
+def read(source: str | Path | bytes) -> Record:
     """Return what a file that ``Result.save`` wrote says of its picture.
+
+    Nothing but PNG is opened, of at most 20 MB and 40 megapixels, with at most 100 kB of settings.
+
+    Parameters
+    ----------
+    source
+        A path, or the bytes of the file.
 
     Raises
     ------
     ValueError
-        If there is no such file, or it carries no settings, or damaged ones.
+        If there is no such file, it carries no settings, or damaged ones.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}; give the path of a PNG that Result.save wrote.")
-    with Image.open(path) as image:
-        text = getattr(image, "text", {}).get(JSON_CHUNK, "null")
-        source = dict(chunk[:2] for chunk in getattr(image, "private_chunks", [])).get(SOURCE_CHUNK)
-        pixels = np.asarray(image.convert("RGB"))
-    with contextlib.suppress(ValueError):
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name, data = "The uploaded file", bytes(source)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"{name} has {len(data) / 1e6:.0f} MB; at most {MAX_BYTES // 10**6} MB are read.")
+    else:
+        name, data = str(source), read_file(source, most=MAX_BYTES, wanted="the path of a PNG that Result.save wrote")
+    if not data.startswith(png.SIGNATURE):
+        raise ValueError(f"{name} carries no lcm_nb settings: it is no PNG. {ONLY}")
+    try:
+        chunks = list(png.chunks(data))
+        text = next((text for chunk in chunks if (text := png.text(*chunk, JSON_CHUNK, MAX_TEXT)) is not None), None)
+    except ValueError as error:
+        raise ValueError(f"{name} is damaged ({error}); take another copy of it.") from None
+    if text is None:
+        raise ValueError(f"{name} carries no lcm_nb settings. {ONLY}")
+    facts = _facts(name, text)
+    pixels = np.asarray(read_image(png.joined([chunk for chunk in chunks if chunk[0] in png.PICTURE]), name=name))
+    return Record(facts, pixels, dict(chunks).get(SOURCE_CHUNK))
+
+
+def _facts(name: str, text: str) -> dict[str, Any]:
+    """Return what the JSON chunk says, once its form is right; whether the values are is seen when they are used."""
+    try:
         facts = json.loads(text)
-        whole = isinstance(facts, dict) and facts.keys() >= {"section", "profile", *RECORDS}
-        if whole and all(isinstance(facts[name], dict) for name in RECORDS):
-            return Record(facts, pixels, source)
-    raise ValueError(f"{path} carries no lcm_nb settings; only files written by Result.save can be reproduced.")
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or not facts.keys() >= FORM.keys() - OPTIONAL:
+        raise ValueError(f"{name} carries no lcm_nb settings that can be read. {ONLY}")
+    for key, fits in FORM.items():
+        if key in facts and not fits(facts[key]):
+            raise ValueError(f"{name} carries damaged lcm_nb settings: {key} is {shown(facts[key])}. {ONLY}")
+    return facts
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_IMAGES
+
+
+def _is_made(value: object) -> bool:
+    """Return whether a part's entry has a name, a hash and perhaps a commit."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("name", "sha256")):
+        return False
+    return "revision" not in value or bool(re.fullmatch("[0-9a-f]{40}", str(value["revision"])))
+
+
+def _each(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+# What the JSON chunk holds, and how each looks. Files of before had no model, picture and device.
+FORM: dict[str, Callable[[object], bool]] = {
+    "section": _is_text,
+    "profile": _is_text,
+    "model": lambda value: value is None or isinstance(value, str),
+    "settings": lambda value: isinstance(value, dict),
+    "picture": _is_number,
+    "device": lambda value: value is None or isinstance(value, str),
+    "checkpoints": _each(_is_made),
+    "versions": _each(_is_text),
+}
+OPTIONAL = {"model", "picture", "device"}

@@ -1,7 +1,7 @@
 """Load a section of the guide, make pictures, and find out again how each was made."""
 
 import contextlib
-import threading
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,22 +13,26 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from . import kept
 from .grid import Grid, sweep_axes
 from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
-from .models.device import resolve_device, resolve_profile, reuse_memory, versions
-from .models.doctor import prepare
+from .models.device import PROFILES, resolve_device, resolve_profile, reuse_memory, versions
+from .models.doctor import examine, prepare
 from .models.examples import example_image
 from .models.hashes import checkpoint_hashes
+from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
 from .pictures import REDUCED, fit_image, keep_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
 from .settings import EXAMPLE, complete, planned_timesteps, seeds, what_runs
+from .turn import Turn, check_process
 
 if TYPE_CHECKING:
     from .widgets.panel import Panel
 
+_loaded_in: int | None = None  # the process that has torch's threads
 CENSORED = "the safety checker blacked the picture out; try another seed or prompt"
 
 
@@ -52,7 +56,7 @@ class Studio:
     def __init__(self, plan: Plan, names: Checkpoints, runtime: Runtime):
         self._section, self.section, self.checkpoints, self.runtime = plan.section, plan.section.name, names, runtime
         self.settings = plan.model.settings_in(plan.section, names.styles)
-        self._lock = threading.Lock()  # a pipeline shared by threads gives wrong pictures silently
+        self._turn = Turn()
         self._panel: Panel | None = None
         self._judge: Any = None  # loaded when a panel first asks what a picture shows
 
@@ -81,7 +85,8 @@ class Studio:
         Raises
         ------
         ValueError
-            For an unknown setting or one out of range, before anything runs.
+            For an unknown setting or one out of range, before anything runs; inside ``on_step``, and in a
+            process that was forked, where it would wait for itself.
         MemoryError
             If the device's memory does not suffice; the studio stays usable.
         """
@@ -90,12 +95,19 @@ class Studio:
             warnings.warn(result.note, stacklevel=2)
         return result
 
-    def _generate(self, *, on_step: Callable[[Step], None] | None = None, **settings: Any) -> Result:
+    def _generate(
+        self,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        waiting: Callable[[], object] | None = None,
+        **settings: Any,
+    ) -> Result:
+        """Make pictures without a warning; ``waiting`` is called while another run has the studio, and may raise."""
         settings = self._complete(settings)
         source, note = self._source(settings)
         given = self._given(source, settings)
         timesteps: list[int] = []
-        with self._lock:
+        with self._turn.taken(waiting):
             start = time.perf_counter()
             drawings = []
             for number, seed in enumerate(seeds(settings), 1):
@@ -132,7 +144,14 @@ class Studio:
 
     def panel(self) -> "Panel":
         """Return the section's controls and picture as an ipywidgets panel; an earlier one of this studio closes."""
-        from .widgets.panel import Panel
+        try:
+            from .widgets.panel import Panel
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("lcm_nb"):
+                raise
+            raise ImportError(
+                f"Panels need the package {error.name}: `pip install {error.name}`, then restart the kernel."
+            ) from None
 
         def given(settings: Mapping[str, Any]) -> Image.Image | None:
             return self._given(self._source(settings)[0], settings)
@@ -264,6 +283,9 @@ def load(
 
 def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
     """Load a plan; ``commits`` are those to take of its parts, else the pinned or newest."""
+    global _loaded_in
+    check_process(_loaded_in or os.getpid())
+    kept.clean()
     folders: dict[str, Path] = {}
     if profile == "guide":
         names, folders = prepare(plan, device, commits=commits or {})
@@ -274,6 +296,7 @@ def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | No
     reuse_memory()
     with contextlib.nullcontext() if profile == "guide" else _no_loading_bars():
         runtime = load_runtime(plan.section, names.moved(folders))
+    _loaded_in = os.getpid()
     return Studio(plan, names, runtime)
 
 
@@ -290,27 +313,35 @@ def _no_loading_bars() -> Iterator[None]:
             switch.enable_progress_bar()
 
 
-def reproduce(path: str | Path) -> Result:
+def reproduce(path: str | Path, profile: str | None = None) -> Result:
     """Make the picture of a PNG that ``Result.save`` wrote once more.
 
     It is drawn on the device of the first time, where there is one, with the Hub's commits of then; of several
     pictures all are drawn. Warns if it comes out different, which another device or other library versions can cause.
 
+    Parameters
+    ----------
+    profile
+        "guide" allows to download what a picture of the guide profile was made with; without it, that is
+        drawn only where all of it is here.
+
     Raises
     ------
     ValueError
         If there is no such file, it carries no settings, or damaged ones, or was made with checkpoints
-        that differ from those here.
+        that differ from those here, or that are not here.
     OSError
         If a checkpoint of that time cannot be downloaded.
     """
     record = read(path)
     facts = record.facts
     plan = plan_for(facts["section"], facts.get("model"))
-    studio = _load(plan, resolve_profile(facts["profile"]), _device_of(facts), record.commits)
+    device = _device_of(facts)
+    chosen = _profile_of(path, record, profile, plan, device)
+    settings = _settings_of(path, record, plan, chosen)
+    studio = _load(plan, chosen, device, record.commits)
     _check_weights(path, record, studio)
-    source = {"image": keep_image(record.source)} if record.source else {}
-    result = studio.generate(**facts["settings"] | source)
+    result = studio.generate(**settings)
     again = np.asarray(result.images[facts.get("picture", 0)])
     if not np.array_equal(record.pixels, again):
         now = {"device": studio.checkpoints.device, **versions()}
@@ -320,6 +351,41 @@ def reproduce(path: str | Path) -> Result:
             f"The picture differs from {path}; device and versions then and now: {changed or 'equal'}.", stacklevel=2
         )
     return result
+
+
+def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, device: str) -> str:
+    """Return a record's profile, once it is sure that nothing is downloaded that nobody asked for."""
+    profile = record.facts["profile"]
+    if profile not in PROFILES:
+        raise ValueError(f"{path} names the profile {profile!r}; there are {' and '.join(PROFILES)}.")
+    if wanted is not None and resolve_profile(wanted) != profile:
+        raise ValueError(f"{path} was made with the {profile} profile; give profile={profile!r}, or leave it out.")
+    if profile == "guide" and wanted is None:
+        report = examine(plan, device, record.commits)
+        absent = [source.repo for source in report.sources.values() if not cached(source)]
+        if absent:
+            raise ValueError(
+                f"{path} was made with models that are not on this computer ({', '.join(absent)}, "
+                f"{gigabytes(report.download)}); lcm_nb.reproduce(..., profile='guide') downloads them."
+            )
+    return profile
+
+
+def _settings_of(path: object, record: Record, plan: Plan, profile: str) -> dict[str, Any]:
+    """Return the settings of a record, checked before anything is loaded, with the picture that it started from."""
+    settings, picture = dict(record.facts["settings"]), record.facts.get("picture", 0)
+    if not record.source and settings.get("image", EXAMPLE) != EXAMPLE:
+        raise ValueError(f"{path} has lost the picture that it started from; take the file as Result.save wrote it.")
+    styles = plan.section.styles if profile == "mini" else plan.styles
+    try:
+        if record.source:
+            settings["image"] = keep_image(record.source)
+        settings = complete(plan.model.settings_in(plan.section, styles), settings, owner=plan.section.name)
+    except ValueError as error:
+        raise ValueError(f"{path} carries settings that cannot be drawn: {error}") from None
+    if picture >= len(seeds(settings)):
+        raise ValueError(f"{path} says that it is picture {picture + 1} of {len(seeds(settings))}; it was changed.")
+    return settings
 
 
 def _check_weights(path: str | Path, record: Record, studio: Studio) -> None:

@@ -15,16 +15,20 @@ ORDER = {
     "training": ["tutorial", "cli"],
     "tutorial": ["studio"],
     "cli": ["studio"],
-    "studio": ["result", "runtimes", "widgets", "grid"],
-    "result": ["models", "grid"],
+    "studio": ["result", "runtimes", "widgets", "grid", "turn"],
+    "result": ["models", "grid", "png"],
     "runtimes": ["models"],
     "models": ["sections"],
     "sections": ["settings"],
     "widgets": ["settings"],
     "settings": ["schedule", "pictures"],
     "grid": ["pictures"],
+    "turn": [],
     "schedule": [],
-    "pictures": [],
+    "png": [],
+    "pictures": ["kept"],
+    "kept": ["files"],
+    "files": [],
 }
 # Imports that run up, and why. One that is gone has to go from here, too.
 UP = {

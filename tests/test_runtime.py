@@ -1,5 +1,10 @@
 """The seam between studio and runtime: a runtime of twenty lines is enough for a whole studio."""
 
+import multiprocessing
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +13,7 @@ from lcm_nb.models.checkpoints import checkpoints
 from lcm_nb.models.plans import plan_for
 from lcm_nb.runtimes.runtime import Call, Drawing, Geometry
 from lcm_nb.settings import planned_timesteps
-from lcm_nb.studio import Studio
+from lcm_nb.studio import Cancelled, Studio
 
 
 class Dice:
@@ -103,3 +108,81 @@ def test_a_picture_is_decoded_once_a_draw(tmp_path, picture, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda image, *a, **k: decoded.append(1) or load(image, *a, **k))
     studio_with(Dice()).generate(image=path)
     assert len(decoded) == 1
+
+
+# -- who may run --------------------------------------------------------------------------
+
+
+def test_a_run_inside_a_run_is_refused_and_the_studio_stays_usable():
+    studio = studio_with(Dice(), "text-to-image")
+    with pytest.raises(ValueError, match="called inside on_step.*load a second studio"):
+        studio.generate(on_step=lambda step: studio.generate())
+    assert studio.generate().seeds == [0]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, Cancelled])
+def test_whatever_ends_a_run_leaves_the_studio_usable(kind):
+    def stop(step):
+        raise kind
+
+    studio = studio_with(Dice(), "text-to-image")
+    with pytest.raises(kind):
+        studio.generate(on_step=stop)
+    told = []
+    thread = threading.Thread(target=lambda: told.append(studio.generate().seeds))
+    thread.start()
+    thread.join(10)
+    assert told == [[0]]
+
+
+def test_one_who_waits_may_give_up():
+    """What ``waiting`` raises ends the wait behind another run, at once."""
+    studio, begun, end = studio_with(Dice(), "text-to-image"), threading.Event(), threading.Event()
+
+    def hold(step):
+        begun.set()
+        end.wait(10)
+
+    def give_up():
+        raise Cancelled
+
+    thread = threading.Thread(target=lambda: studio.generate(on_step=hold, num_inference_steps=1))
+    thread.start()
+    begun.wait(10)
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        studio._generate(waiting=give_up)
+    assert time.monotonic() - start < 1
+    end.set()
+    thread.join()
+    assert studio._generate(waiting=give_up).seeds == [0]  # nobody is waited for
+
+
+def _draw_in_child(studio, told):
+    try:
+        studio.generate()
+    except ValueError as error:
+        told.put(str(error))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_child_is_told_and_does_not_hang():
+    context, studio = multiprocessing.get_context("fork"), studio_with(Dice(), "text-to-image")
+    told = context.Queue()
+    with studio._turn.taken():  # another thread may hold it when the process forks
+        child = context.Process(target=_draw_in_child, args=(studio, told))
+        child.start()
+        assert "get_context('spawn')" in told.get(timeout=30)
+    child.join()
+
+
+# -- what is asked for in vain ------------------------------------------------------------
+
+
+def test_a_package_that_panels_lack_is_named_with_its_remedy(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("lcm_nb.widgets")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ImportError, match="Panels need the package anywidget: `pip install anywidget`"):
+        studio_with(Dice(), "text-to-image").panel()
