@@ -20,8 +20,8 @@ class Checkpoints:
     """What the plain diffusers cells need.
 
     ``base``, ``unet``, ``controlnet``, ``adapter``, ``vae``, ``lcm_lora`` and ``loras`` are Hub names
-    or folders, None where there is none; ``styles`` names the LoRAs in ``loras``. ``device`` goes to
-    ``pipe.to``. ``scheduler`` is the name of the diffusers class, ``scheduler_options`` what is set besides
+    or folders, None where there is none; ``lcm_lora_file`` and ``styles`` name the files of
+    the last two. ``device`` goes to ``pipe.to``. ``scheduler`` is the name of the diffusers class, ``scheduler_options`` what is set besides
     the base's own configuration. ``variants``, ``revisions`` and ``subfolders`` map parts to what is set for
     them, and ``measures`` are what is done to fit the device's memory (:mod:`lcm_nb.models.doctor`).
     """
@@ -37,6 +37,7 @@ class Checkpoints:
     adapter: str | None = None
     vae: str | None = None
     lcm_lora: str | None = None
+    lcm_lora_file: str = "pytorch_lora_weights.safetensors"
     loras: str | None = None
     styles: tuple[str, ...] = ()
     scheduler: str = "LCMScheduler"
@@ -108,6 +109,8 @@ def guide_checkpoints(plan: Plan, device: str) -> Checkpoints:
     """Return a plan's checkpoints on the Hub."""
     sources = {part: source for part, source in plan.sources.items() if part in PARTS}
     names: dict[str, Any] = {part: source.repo for part, source in sources.items()}
+    if "lcm_lora" in sources:
+        names["lcm_lora_file"] = sources["lcm_lora"].files[0]
     return replace(
         _common(plan, device),
         **names,

@@ -29,7 +29,7 @@ from .runtime import Call, Drawing, Geometry, OnStep
 
 # Parts that are loaded on their own and handed to the pipeline.
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
-LCM_LORA, LCM_LORA_FILE = "lcm", "pytorch_lora_weights.safetensors"
+LCM_LORA = "lcm"  # the adapter's name
 OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory")
 PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
 # What schedulers call the clean latent that a step predicts.
@@ -157,7 +157,7 @@ def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints, scheduler: type) 
 
 def loras(names: Checkpoints) -> list[tuple[str, str, str, dict[str, object]]]:
     """Return repository, file, adapter name and loading arguments of each LoRA; that of the steps first."""
-    few_steps = [(names.lcm_lora, LCM_LORA_FILE, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
+    few_steps = [(names.lcm_lora, names.lcm_lora_file, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
     return few_steps + [
         (names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles if names.loras
     ]
