@@ -20,10 +20,11 @@ class Checkpoints:
     """What the plain diffusers cells need.
 
     ``base``, ``unet``, ``controlnet``, ``adapter``, ``vae``, ``lcm_lora`` and ``loras`` are Hub names
-    or folders, None where there is none; ``lcm_lora_file`` and ``styles`` name the files of
-    the last two. ``device`` goes to ``pipe.to``. ``scheduler`` is the name of the diffusers class, ``scheduler_options`` what is set besides
-    the base's own configuration. ``variants``, ``revisions`` and ``subfolders`` map parts to what is set for
-    them, and ``measures`` are what is done to fit the device's memory (:mod:`lcm_nb.models.doctor`).
+    or folders, None where there is none; ``lcm_lora_file`` and ``styles`` name the files of the last two.
+    ``device`` goes to ``pipe.to``. ``scheduler`` is the name of the diffusers class, ``scheduler_options``
+    what is set besides the base's own configuration. ``variants``, ``revisions`` and ``subfolders`` map parts
+    to what is set for them, and ``measures`` are what is done to fit the device's memory
+    (:mod:`lcm_nb.models.doctor`).
     """
 
     base: str
