@@ -519,9 +519,10 @@ def test_a_step_brings_the_clean_latent_that_the_scheduler_predicts(studio, sche
         assert studio.pipe.scheduler is mine
     finally:
         studio.pipe.scheduler = own
-    assert told[0].denoised.shape == told[1].denoised.shape
-    assert same(told[-1].preview(), result.image)
-    assert not same(told[0].preview(), result.image)
+    seen = [np.asarray(studio.runtime.decode(step.denoised)).astype(int) for step in told]
+    off = [np.abs(picture - np.asarray(result.image)).mean() for picture in seen]
+    assert off[1] <= (0 if scheduler is LCMScheduler else 5)  # DDIM's last step ends a little short of its prediction
+    assert off[0] > 5
 
 
 def test_a_missing_file_is_refused_in_one_sentence(tmp_path):
