@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from base64 import b64encode
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -130,11 +132,7 @@ def page(request, lab, browser):
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.on("request", lambda request: page.hosts.add(urllib.parse.urlparse(request.url).hostname))
     page.goto(lab.format(f"{page.section}.ipynb"))
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    page.locator(".jp-OutputArea-output", has_text="at timestep").last.wait_for()
-    status(page).wait_for()
+    run_all(page)
     yield page
     page.close()
 
@@ -142,6 +140,15 @@ def page(request, lab, browser):
 def test_the_server_prints_the_address_of_the_start_page(lab, folder):
     address = lab.split("?")[0].format("notebooks/00_start_here.ipynb")
     assert address in (folder / "server.log").read_text()
+
+
+def run_all(page) -> None:
+    """Run all cells, by the menu, and wait for the panel's picture."""
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator(".jp-OutputArea-output", has_text="at timestep").last.wait_for()
+    status(page).wait_for()
 
 
 def status(page, text: re.Pattern = DONE):
@@ -410,6 +417,66 @@ def test_save_offers_the_file_to_the_browser(page, tmp_path):
         page.get_by_role("link", name="download").click()
     assert download.value.suggested_filename.endswith(".png")
     assert Image.open(download.value.path()).size == (256, 256)
+
+
+FULL = """
+from lcm_nb.result import read
+from lcm_nb.studio import Cancelled
+from lcm_nb.widgets.panel import Panel
+
+def read_png(content):
+    open("dropped.png", "wb").write(content)
+    return read("dropped.png").facts["settings"]
+
+hooks = dict(run=studio.generate, code=studio.code, cancelled=Cancelled, read=read_png)
+hooks |= dict(examples=["a panda in the snow"], describe=lambda image: "The judge sees a fox.")
+panel = Panel(studio.settings, **hooks)
+panel
+"""
+DROP = """([frame, base64]) => {
+    const content = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([content], "ours.png", { type: "image/png" }));
+    frame.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def full_page(lab, folder, browser):
+    """A page with a panel that has all that a panel may have, and a saved picture in ``page.ours``."""
+    save = 'result = studio.generate(prompt="a castle", num_inference_steps=2, seed=7)\nresult.save("ours.png")'
+    cells = [nbformat.v4.new_code_cell(c) for c in (LOAD.format(section="text-to-image"), save, FULL, CELLS[1])]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "full.ipynb")
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(MILLISECONDS)
+    page.goto(lab.format("full.ipynb"))
+    run_all(page)
+    page.ours = folder / "ours.png"
+    yield page
+    page.close()
+
+
+def test_a_png_of_ours_that_is_dropped_sets_the_controls(full_page):
+    base64 = b64encode(full_page.ours.read_bytes()).decode()
+    frame = full_page.locator(".lcm-frame").element_handle()
+    drawn_anew(full_page, lambda: full_page.evaluate(DROP, [frame, base64]))
+    assert box(full_page, "prompt").input_value() == "a castle"
+    assert picture(full_page).get_attribute("alt") == "a castle; 2 steps; seed 7"
+    with full_page.expect_file_chooser() as chooser:
+        full_page.get_by_role("button", name="open PNG").click()
+    chooser.value.set_files(Path(__file__))
+    playwright.expect(full_page.locator(".lcm-status[data-mood=error]")).to_contain_text("Not taken: ")
+
+
+def test_examples_and_the_judge_are_at_hand(full_page):
+    drawn_anew(full_page, lambda: box(full_page, "examples").select_option("a panda in the snow"))
+    assert box(full_page, "prompt").input_value() == "a panda in the snow"
+    playwright.expect(full_page.locator(".lcm-judge")).to_have_text("The judge sees a fox.")
+    full_page.get_by_role("button", name="judge").click()
+    playwright.expect(full_page.locator(".lcm-judge")).to_be_hidden()
+    assert serious(full_page) == []
 
 
 @one_section

@@ -134,9 +134,9 @@ def test_a_moved_slider_sends_a_new_picture_and_status(front_end, steps, timeste
 
 
 def test_an_error_arrives_in_the_status_and_not_as_a_traceback(front_end):
-    front_end.move(front_end.find(_model_name="TextModel"), "")
+    front_end.move(front_end.find(_model_name="TextareaModel"), "")
     front_end.wait_for_status("prompt is ''; give a text")
-    front_end.move(front_end.find(_model_name="TextModel"), "a cute fox")
+    front_end.move(front_end.find(_model_name="TextareaModel"), "a cute fox")
     front_end.wait_for_status("1 step at timestep 999")
     assert front_end.complaints() == []
 

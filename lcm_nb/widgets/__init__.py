@@ -1,0 +1,1 @@
+"""The panel: its controls, its screen, and the thread that draws. Nothing here knows torch or diffusers."""
