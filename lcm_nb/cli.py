@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .files import check_target
 from .sections import BY_NAME, SECTIONS
 from .settings import complete, slug
 
@@ -11,10 +12,16 @@ SECTION = "text-to-image"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 where ``doctor`` found a problem, 2 after a one-line error."""
+    """Run one command and return its exit code.
+
+    0, 1 where ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
+    """
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments) or 0
+    except KeyboardInterrupt:
+        print("lcm-nb: stopped; what was saved before is whole", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"lcm-nb: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -37,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         spec = BY_NAME[SECTION].settings[name]
         draw.add_argument(option, dest=name, type=kind, default=spec.default, help=f"{spec.help} ({spec.default})")
     draw.add_argument("--output", type=Path, metavar="FILE.png", help="where to save it (a name made of the prompt)")
+    draw.add_argument(
+        "--force", action="store_true", help="replace the file if it is there; else the next name is taken"
+    )
     draw.set_defaults(command=_draw)
 
     doctor = commands.add_parser("doctor", help="say whether the guide's models fit this computer; asks nobody")
@@ -69,12 +79,12 @@ def _info(arguments: argparse.Namespace) -> None:
 def _draw(arguments: argparse.Namespace) -> None:
     names = ("prompt", "num_inference_steps", "guidance_scale", "seed")
     settings = complete(BY_NAME[SECTION].settings, {name: getattr(arguments, name) for name in names}, owner=SECTION)
-    path = arguments.output or Path(f"{slug(arguments.prompt)}.png")
+    path = check_target(arguments.output or f"{slug(arguments.prompt)}.png")  # before anything is loaded
 
     from .studio import load
 
     result = load(SECTION, profile="mini").generate(**settings)
-    print(result.save(path))
+    print(result.save(path, overwrite=arguments.force))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
 
 

@@ -55,7 +55,7 @@ def shown(value: object, most: int = 60) -> str:
     """Return a value for a message: its ``repr`` on one line, cut; of an array its shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)}"
-    text = " ".join(repr(value).split())
+    text = " ".join(repr(value).splitlines())
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -65,7 +65,7 @@ class Grid:
 
     def _draw(self) -> Image.Image:
         font = ImageFont.load_default(size=14)
-        width, height = self.results[0].image.size
+        width, height = _largest([result.image for result in self.results])
         name, values = self.rows or ("", [])
         labels = [f"{name}\n{_fit(f'= {value}', font, width)}" for value in values] or [""]
         left = max(int(max(font.getlength(line) for line in label.split("\n"))) for label in labels)
@@ -81,7 +81,7 @@ class Grid:
             y = LINE + j * (height + MARGIN)
             draw.multiline_text((MARGIN, y + height // 2), label, fill="black", font=font, anchor="lm")
             for i in range(across):
-                sheet.paste(self.results[j * across + i].image, (left + i * (width + MARGIN), y))
+                _paste(sheet, self.results[j * across + i].image, (left + i * (width + MARGIN), y), (width, height))
         return sheet
 
 
@@ -89,13 +89,24 @@ def row(images: Sequence[Image.Image]) -> Image.Image:
     """Return pictures beside each other, four at most in a line; one picture is returned as it is."""
     if len(images) == 1:
         return images[0]
-    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    width, height = _largest(images)
     across = min(len(images), ACROSS)
     down = -(-len(images) // across)
     sheet = Image.new("RGB", (across * (width + MARGIN) - MARGIN, down * (height + MARGIN) - MARGIN), "white")
     for i, image in enumerate(images):
-        sheet.paste(image, (i % across * (width + MARGIN), i // across * (height + MARGIN)))
+        _paste(sheet, image, (i % across * (width + MARGIN), i // across * (height + MARGIN)), (width, height))
     return sheet
+
+
+def _largest(images: Sequence[Image.Image]) -> tuple[int, int]:
+    """Return the size of a cell that each of these pictures fits into."""
+    return max(image.width for image in images), max(image.height for image in images)
+
+
+def _paste(sheet: Image.Image, image: Image.Image, place: tuple[int, int], cell: tuple[int, int]) -> None:
+    """Put a picture in the middle of the cell whose corner is at ``place``."""
+    left, top = (at + (room - side) // 2 for at, room, side in zip(place, cell, image.size, strict=True))
+    sheet.paste(image, (left, top))
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from .files import shown
+
 EXAMPLE = "example"  # as an image: the picture that the package ships for the section
 MOST_STEPS = 50  # points of an LCM's schedule
 MOST_IMAGES = 8
@@ -79,7 +81,7 @@ def one(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def _text(name: str, spec: Setting, value: Any) -> str:
     if not isinstance(value, str) or not (value.strip() or spec.optional):
-        raise ValueError(f"{name} is {value!r}; give a text with at least one word ({spec.help}).")
+        raise ValueError(f"{name} is {shown(value)}; give a text with at least one word ({spec.help}).")
     if len(value) > LONGEST_TEXT:
         raise ValueError(f"{name} has {len(value):,} characters; give at most {LONGEST_TEXT:,} ({spec.help}).")
     try:
@@ -96,7 +98,7 @@ def _number(name: str, spec: Setting, value: Any) -> int | float:
     article = "a whole number" if kind is int else "a number"
     wanted = f"give {article} from {spec.low:g} to {_limit(spec)} ({spec.help})."
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{name} is {value!r}; {wanted}")
+        raise ValueError(f"{name} is {shown(value)}; {wanted}")
     number: Any = value
     if not spec.low <= number <= spec.high or number != kind(number):
         raise ValueError(f"{name} is {value}; {wanted}")
@@ -104,8 +106,8 @@ def _number(name: str, spec: Setting, value: Any) -> int | float:
 
 
 def _switch(name: str, spec: Setting, value: Any) -> bool:
-    if value not in (True, False):
-        raise ValueError(f"{name} is {value!r}; give True or False ({spec.help}).")
+    if getattr(value, "shape", ()) != () or value not in (True, False):
+        raise ValueError(f"{name} is {shown(value)}; give True or False ({spec.help}).")
     return bool(value)
 
 

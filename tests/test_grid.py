@@ -81,6 +81,18 @@ def test_pictures_stand_where_their_settings_say():
             assert grid[row, column].image.getpixel((0, 0)) == (shade, 0, 0)
 
 
+def test_pictures_of_different_sizes_are_whole_and_in_the_middle_of_their_cells():
+    sizes = [(64, 64), (64, 128), (96, 32)]
+    results = [SimpleNamespace(image=Image.new("RGB", size, (200, 0, 0))) for size in sizes]
+    sheet = np.asarray(Grid(("image", ["a", "b", "c"]), None, results).image)[LINE:]
+    assert sheet.shape[:2] == (128 + MARGIN, 3 * (96 + MARGIN))
+    for column, (width, height) in enumerate(sizes):
+        red = (sheet[:128, column * (96 + MARGIN) :][:, :96] == (200, 0, 0)).all(-1)
+        rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+        assert red.sum() == width * height
+        assert (rows[0], columns[0]) == ((128 - height) // 2, (96 - width) // 2)
+
+
 def test_cells_count_from_the_end_too_and_end_at_the_edge():
     grid = grid_of(("steps", [1, 2]), ("scale", [1, 8]))
     assert grid[-1, -2] is grid.results[2]

@@ -8,6 +8,8 @@ import platform
 
 import torch
 
+from ..files import shown
+
 PROFILES = ("mini", "guide")
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow")
 # diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
@@ -28,7 +30,7 @@ def resolve_profile(profile: str | None = None) -> str:
     if not chosen:
         return "guide" if torch.cuda.is_available() else "mini"
     if chosen not in PROFILES:
-        raise ValueError(f"{source} is {chosen!r}; use 'mini' (small models, any computer) or 'guide' (a GPU).")
+        raise ValueError(f"{source} is {shown(chosen)}; use 'mini' (small models, any computer) or 'guide' (a GPU).")
     return chosen
 
 
@@ -43,10 +45,13 @@ def resolve_device(device: str | None = None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        kind = torch.device(device).type if isinstance(device, (str, torch.device)) else "meta"
+        if kind == "meta":  # holds no numbers: nothing can be drawn with it
+            raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         there = resolve_device()
-        raise ValueError(f"device {device!r} is not available here; use {there!r} or leave it out.") from None
+        raise ValueError(f"device {shown(device)} is not available here; use {there!r} or leave it out.") from None
     return str(device)
 
 

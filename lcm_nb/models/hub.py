@@ -34,6 +34,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from huggingface_hub.utils.sha import git_hash
 
+from ..files import replace
 from .plans import PINS, Source, repositories
 
 PAUSES = (0.5, 2.0)  # seconds before the second and the third try
@@ -159,7 +160,7 @@ def pin(path: Path = PINS) -> dict[str, str]:
         repo: str(_asked(source, partial(HfApi().repo_info, source.repo, repo_type=source.kind)).sha)
         for repo, source in sources.items()
     }
-    path.write_text(json.dumps(commits, indent=1) + "\n")
+    replace(path, f"{json.dumps(commits, indent=1)}\n".encode())
     return commits
 
 

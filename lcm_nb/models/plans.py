@@ -370,5 +370,19 @@ def repositories() -> dict[str, str]:
 
 
 def pins() -> dict[str, str]:
-    """Return repository -> commit, as `lcm-nb pin` wrote them."""
-    return json.loads(PINS.read_text()) if PINS.is_file() else {}
+    """Return repository -> commit, as `lcm-nb pin` wrote them.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else; with the remedy.
+    """
+    if not PINS.is_file():
+        return {}
+    try:
+        found = json.loads(PINS.read_text())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(commit, str) for commit in found.values()):
+        raise ValueError(f"{PINS} is damaged; delete it, or run `lcm-nb pin` again.")
+    return found

@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
 
+from ..files import shown
 from .section import Section
 
 
@@ -29,6 +30,6 @@ def section_for(name: str) -> Section:
     ValueError
         If there is none; the message lists those that there are.
     """
-    if name not in BY_NAME:
-        raise ValueError(f"There is no section {name!r}; choose one of: {', '.join(SECTIONS)}.")
+    if not isinstance(name, str) or name not in BY_NAME:
+        raise ValueError(f"There is no section {shown(name)}; choose one of: {', '.join(SECTIONS)}.")
     return BY_NAME[name]
