@@ -1,5 +1,7 @@
 """The seam between studio and runtime: a runtime of twenty lines is enough for a whole studio."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,7 +28,7 @@ class Dice:
         pixels = np.random.default_rng(call.seed).integers(0, 256, (64, 64, 3), np.uint8)
         return Drawing(Image.fromarray(pixels), self.censors)
 
-    def decode(self, latent) -> Image.Image:
+    def decode(self, latent, quick=False) -> Image.Image:
         return Image.fromarray(latent.astype(np.uint8))
 
     def code(self, settings) -> str:
@@ -103,3 +105,29 @@ def test_a_picture_is_decoded_once_a_draw(tmp_path, picture, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda image, *a, **k: decoded.append(1) or load(image, *a, **k))
     studio_with(Dice()).generate(image=path)
     assert len(decoded) == 1
+
+
+# -- previews -------------------------------------------------------------------------
+
+
+def test_a_hint_is_like_its_picture_and_has_its_size(studio):
+    seen = []
+    picture = studio.generate(seed=3, on_step=seen.append).image
+    hint, whole = seen[-1].preview(), studio.runtime.decode(seen[-1].denoised)
+    assert hint.size == whole.size == picture.size
+    assert np.array_equal(np.asarray(whole), np.asarray(picture)), "the last step's clean latent is the picture's"
+    small = [np.asarray(image.resize((32, 32), Image.Resampling.BOX), float) for image in (hint, whole)]
+    flat = np.abs(small[1] - small[1].mean((0, 1))).mean()
+    assert np.abs(small[0] - small[1]).mean() < 0.35 * flat
+
+
+def test_a_hint_costs_a_fraction_of_its_picture(studio):
+    seen = []
+    studio.generate(num_inference_steps=1, on_step=seen.append)
+
+    def seconds(quick: bool) -> float:
+        start = time.perf_counter()
+        studio.runtime.decode(seen[0].denoised, quick=quick)
+        return time.perf_counter() - start
+
+    assert min(seconds(True) for _ in range(9)) < 0.4 * min(seconds(False) for _ in range(9))
