@@ -32,10 +32,10 @@ ONLY = "Only files written by Result.save can be reproduced."
 class Step:
     """What a run tells after each UNet step.
 
-    ``number`` counts from 1 to ``total``, ``timestep`` is the training timestep that
-    was denoised (0-999), and ``denoised`` the clean latent predicted there, a tensor (1, C, h, w).
-    ``preview()`` decodes it; None where that would swap modules in and out of the GPU's memory (CPU
-    offload). ``picture`` of ``pictures`` is being drawn, counted from 1.
+    ``number`` counts from 1 to ``total``, ``timestep`` is the training timestep that was denoised (0-999), and
+    ``denoised`` the clean latent predicted there, a tensor (1, C, h, w). ``preview()`` is a hint of its picture
+    (the picture is ``studio.runtime.decode(denoised)``); None where that would swap modules in and out of the GPU's
+    memory (CPU offload). ``picture`` of ``pictures`` is being drawn, counted from 1.
     """
 
     number: int

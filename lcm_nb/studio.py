@@ -137,7 +137,7 @@ class Studio:
             timesteps.append(timestep)
             if on_step:
                 seen = self.runtime.can_preview and denoised is not None
-                preview = (lambda: self.runtime.decode(denoised)) if seen else None
+                preview = (lambda: self.runtime.decode(denoised, quick=True)) if seen else None
                 on_step(Step(index + 1, total, timestep, denoised, preview, number, pictures))
 
         return after_step

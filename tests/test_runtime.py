@@ -31,7 +31,7 @@ class Dice:
         pixels = np.random.default_rng(call.seed).integers(0, 256, (64, 64, 3), np.uint8)
         return Drawing(Image.fromarray(pixels), self.censors)
 
-    def decode(self, latent) -> Image.Image:
+    def decode(self, latent, quick=False) -> Image.Image:
         return Image.fromarray(latent.astype(np.uint8))
 
     def code(self, settings) -> str:
@@ -186,3 +186,29 @@ def test_a_package_that_panels_lack_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ImportError, match="Panels need the package anywidget: `pip install anywidget`"):
         studio_with(Dice(), "text-to-image").panel()
+
+
+# -- previews -------------------------------------------------------------------------
+
+
+def test_a_hint_is_like_its_picture_and_has_its_size(studio):
+    seen = []
+    picture = studio.generate(seed=3, on_step=seen.append).image
+    hint, whole = seen[-1].preview(), studio.runtime.decode(seen[-1].denoised)
+    assert hint.size == whole.size == picture.size
+    assert np.array_equal(np.asarray(whole), np.asarray(picture)), "the last step's clean latent is the picture's"
+    small = [np.asarray(image.resize((32, 32), Image.Resampling.BOX), float) for image in (hint, whole)]
+    flat = np.abs(small[1] - small[1].mean((0, 1))).mean()
+    assert np.abs(small[0] - small[1]).mean() < 0.35 * flat
+
+
+def test_a_hint_costs_a_fraction_of_its_picture(studio):
+    seen = []
+    studio.generate(num_inference_steps=1, on_step=seen.append)
+
+    def seconds(quick: bool) -> float:
+        start = time.perf_counter()
+        studio.runtime.decode(seen[0].denoised, quick=quick)
+        return time.perf_counter() - start
+
+    assert min(seconds(True) for _ in range(9)) < 0.4 * min(seconds(False) for _ in range(9))

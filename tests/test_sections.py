@@ -232,11 +232,12 @@ def test_an_exception_stops_within_one_step_and_leaves_no_trace(section):
 
 @each_section
 def test_every_step_is_told_with_a_preview(section):
-    seen = []
-    result = studio_of(section).generate(on_step=lambda step: seen.append((step.number, step.total, step.preview())))
+    studio, seen = studio_of(section), []
+    result = studio.generate(on_step=seen.append)
     count = len(result.timesteps)
-    assert [(number, total) for number, total, _ in seen] == [(i + 1, count) for i in range(count)]
-    assert same(seen[-1][2], result.image)
+    assert [(step.number, step.total) for step in seen] == [(i + 1, count) for i in range(count)]
+    assert same(studio.runtime.decode(seen[-1].denoised), result.image)
+    assert seen[-1].preview().size == result.image.size
 
 
 # -- LoRAs ------------------------------------------------------------------------------

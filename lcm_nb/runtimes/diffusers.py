@@ -25,13 +25,14 @@ from ..models.checkpoints import Checkpoints
 from ..models.device import DTYPE_ARGUMENT
 from ..sections.section import Section
 from .code import plain_code
+from .preview import Decode, fit_preview
 from .runtime import Call, Drawing, Geometry, OnStep
 
 # Parts that are loaded on their own and handed to the pipeline.
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
 LCM_LORA = "lcm"  # the adapter's name
 OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory")
-PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
+LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
 # Said by SDXL's own pipeline of itself, whenever it decodes in float16.
@@ -49,6 +50,7 @@ class DiffusersRuntime:
 
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
+        self._quick: Decode | None = None
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -74,20 +76,36 @@ class DiffusersRuntime:
         return Drawing(output.images[0], censored=any(getattr(output, "nsfw_content_detected", None) or ()))
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor) -> Image.Image:
-        """Decode a latent (1, C, h, w) as the pipelines do, that of a large picture at a smaller size."""
+    def decode(self, latent: torch.Tensor, quick: bool = False) -> Image.Image:
+        """Decode a latent (1, C, h, w) as the pipelines do, or ``quick``: a hint of the picture in a millisecond.
+
+        The hint has the picture's size, to ``LARGEST`` on a side.
+        """
+        if not quick:
+            return self.pipe.image_processor.postprocess(self._decoded(latent))[0]
+        if self._quick is None:
+            self.get_ready()
+        picture = self.pipe.image_processor.postprocess(self._quick(latent))[0]  # type: ignore[misc]
+        height, width = latent.shape[-2:]
+        scale = min(self.pipe.vae_scale_factor, LARGEST / max(height, width))
+        return picture.resize((int(scale * width), int(scale * height)), Image.Resampling.BICUBIC)
+
+    @torch.no_grad()
+    def get_ready(self) -> None:
+        """Fit the hints to the decoder, which takes it as long as one picture of 256 pixels."""
+        self._quick = fit_preview(self._decoded, self.pipe.unet.config.in_channels)
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the pictures (n, 3, H, W), about -1 to 1, of latents (n, C, h, w)."""
         vae = self.pipe.vae
-        if (scale := PREVIEW / max(latent.shape[-2:])) < 1:
-            latent = torch.nn.functional.interpolate(latent, scale_factor=scale, mode="area")
         upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
         if upcast:  # SDXL's VAE overflows in float16
             vae.to(torch.float32)
         try:
-            picture = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor).sample
+            return vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         finally:
             if upcast:
                 vae.to(torch.float16)
-        return self.pipe.image_processor.postprocess(picture)[0]
 
     def code(self, settings: Mapping[str, object]) -> str:
         """Return plain diffusers code that draws the picture of complete settings."""
@@ -113,8 +131,11 @@ def load(section: Section, names: Checkpoints) -> DiffusersRuntime:
     """
     with enough_memory("Close other programs and kernels that use it, choose a smaller model, or use profile='mini'."):
         pipe = load_pipeline(section, names)
-    pipe.set_progress_bar_config(disable=True)
-    return DiffusersRuntime(section, names, pipe)
+        pipe.set_progress_bar_config(disable=True)
+        runtime = DiffusersRuntime(section, names, pipe)
+        if runtime.can_preview:
+            runtime.get_ready()  # else the first preview would seem too dear for a second one
+    return runtime
 
 
 def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:

@@ -78,8 +78,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def decode(self, latent: Latent) -> Image.Image:
-        """Return the picture of a predicted clean latent."""
+    def decode(self, latent: Latent, quick: bool = False) -> Image.Image:
+        """Return the picture of a predicted clean latent, or ``quick`` what it is like, in next to no time."""
         ...
 
     def code(self, settings: Mapping[str, Any]) -> str:
