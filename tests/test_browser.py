@@ -490,6 +490,16 @@ def test_show_code_opens_where_it_is_seen(page):
 
 
 @one_section
+def test_keys_on_the_panel_are_the_panels_and_not_jupyters(page):
+    cells = page.locator(".jp-Cell").count()
+    for key in ("b", "a", "ArrowDown", "d", "d"):
+        steps(page).press(key)
+    assert page.locator(".jp-Cell").count() == cells
+    page.keyboard.press("Control+s")
+    playwright.expect(page.locator(".jp-mod-dirty")).to_have_count(0)
+
+
+@one_section
 def test_all_can_be_reached_by_tab(page):
     box(page, "prompt").focus()
     reached = []

@@ -879,6 +879,15 @@ def test_previews_take_at_most_a_twentieth_once_their_cost_is_known(clock):
     assert 2 <= len(seen) <= 4 and share <= 0.05
 
 
+def test_the_steps_of_several_pictures_count_together(clock):
+    previews = Previews()
+    previews.begin()
+    clock.seconds = 8 * 0.01  # the first picture is done
+    step = SimpleNamespace(number=1, total=8, picture=2, pictures=2, preview=lambda: None)
+    clock.seconds += 0.01
+    assert not previews.worth(step)  # 0.01 s a step: 0.07 s to go
+
+
 def test_there_is_no_preview_where_the_run_offers_none():
     previews = Previews()
     previews.begin()

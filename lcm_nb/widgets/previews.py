@@ -22,12 +22,13 @@ class Previews:
         self._began, self._spent = time.perf_counter(), 0.0
 
     def worth(self, step) -> bool:
-        """Return whether to make a preview of ``step``, which has ``number`` and ``total``, from 1."""
+        """Return whether to make a preview of ``step``: ``number`` of ``total``, of ``picture`` of ``pictures``."""
         if step.number >= step.total or not step.preview:
             return False
-        each = (time.perf_counter() - self._began - self._spent) / step.number
+        done = (step.picture - 1) * step.total + step.number
+        each = (time.perf_counter() - self._began - self._spent) / done
         rest = each * (step.total - step.number)
-        return rest > WORTH and self._spent + self._cost < SHARE * each * step.total
+        return rest > WORTH and self._spent + self._cost < SHARE * each * step.total * step.pictures
 
     def made(self, seconds: float) -> None:
         """Take note of what a preview took, from decoding to sending."""

@@ -277,19 +277,20 @@ function sayNames(root) {
     button.setAttribute("aria-pressed", String(button.classList.contains("mod-active")));
 }
 
-function onKey(model, event) {
-  const box = event.target.closest?.("input[type=text], textarea");
+function onKey(model, root, event) {
+  if (!root?.contains(event.target)) return;
+  const control = event.ctrlKey || event.metaKey;
+  // JupyterLab would take letters and arrows for its own, even on a slider; Ctrl+S and the like it may have.
+  event.target.toggleAttribute("data-lm-suppress-shortcuts", !control || event.key === "Enter");
+  const box = event.target.closest("input[type=text], textarea");
   const enter = event.key === "Enter" && !event.shiftKey && !event.isComposing;
-  if (enter && (event.ctrlKey || event.metaKey || box)) {
+  if (enter && (control || box)) {
     const set = [...(box?.closest("[class*=lcm-set-]")?.classList || [])].find((name) => name.startsWith("lcm-set-"));
     model.send({ do: "run", ...(set ? { name: set.slice(8), text: box.value } : {}) });
+    event.preventDefault();
   } else if (event.key === "Escape") {
     model.send({ do: "stop" });
-  } else {
-    return;
   }
-  event.preventDefault();
-  event.stopPropagation();
 }
 
 function onDrop(model, frame) {
@@ -312,13 +313,12 @@ function onDrop(model, frame) {
 
 // Waits until the page holds the panel, and wakes it: the line for those who have no kernel goes.
 function settle(model, el) {
-  const keys = (event) => onKey(model, event);
   let root, watcher;
+  const keys = (event) => onKey(model, root, event);
   const begin = () => {
     root = el.closest(".lcm-panel");
     if (!root) return false;
-    root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab would take Ctrl+Enter, and arrows on sliders
-    root.addEventListener("keydown", keys, true); // before ipywidgets' boxes, which pass no key on
+    window.addEventListener("keydown", keys, true); // before JupyterLab, and before boxes that pass no key on
     watcher = new MutationObserver(() => sayNames(root));
     watcher.observe(root, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["class"] });
     sayNames(root);
@@ -335,7 +335,7 @@ function settle(model, el) {
   return () => {
     cancelAnimationFrame(waiting);
     watcher?.disconnect();
-    root?.removeEventListener("keydown", keys, true);
+    window.removeEventListener("keydown", keys, true);
   };
 }
 
