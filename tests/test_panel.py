@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets as widgets
 import pytest
 from PIL import Image
 
+from lcm_nb.files import save as save_files
+from lcm_nb.pictures import encode_image
 from lcm_nb.sections import section_for
 from lcm_nb.widgets.history import ENTRIES, STARS
 from lcm_nb.widgets.panel import Panel as RealPanel
@@ -101,8 +104,7 @@ def fail(error):
 
 def save_as(image):
     def save(path):
-        image.save(path)
-        return path
+        return save_files(Path(path), [encode_image(image)])[0]
 
     return save
 

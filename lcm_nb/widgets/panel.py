@@ -29,7 +29,6 @@ from .stage import Shot, Stage, shots_of, start_name
 
 TYPING = 0.5  # seconds: a text is drawn when its typing pauses
 ASLEEP = "A panel stood here. To bring it back to life, run this notebook's cells from the top (Run > Run All Cells)."
-_saving = threading.Lock()  # two that save at once must not choose one name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,16 +164,20 @@ class Panel(widgets.VBox):
         return self.screen.status
 
     def save(self, path: str | Path | None = None) -> Path:
-        """Save the picture on screen as a PNG with its settings; the default name says the prompt and seed.
+        """Save the result on screen as PNG files with its settings; the default name says the prompt and seed.
+
+        Nothing is replaced: where a name is taken, the next free one is used. The first file's path is returned.
 
         Raises
         ------
         ValueError
             If there is no picture yet, or the path is no PNG in an existing folder.
+        OSError
+            If it cannot be written; the message says what to do.
         """
         if self.result is None:
             raise ValueError("There is no picture to save yet; press Run first.")
-        return _save(self.result, path)
+        return self.result.save(path or _name(self.result.settings))
 
     def recall(self, key: int) -> None:
         """Show a picture of the history, and set the controls to what made it; nothing is drawn.
@@ -431,8 +434,8 @@ class Panel(widgets.VBox):
         self.run()
 
     def _keep(self, result) -> None:
-        path = _save(result, None)
-        self._stage.tell(f"Saved as {path}", "done", file=Path(path).read_bytes(), file_name=Path(path).name)
+        path = result.save(_name(result.settings))
+        self._stage.tell(f"Saved as {path}", "done", file=path.read_bytes(), file_name=path.name)
 
     # -- what is shown beside the picture ---------------------------------------------------
 
@@ -502,15 +505,5 @@ def _sentence(error: BaseException) -> str:
     return str(error) if spoken else f"{type(error).__name__}: {error}"
 
 
-def _save(result, path: str | Path | None) -> Path:
-    with _saving:
-        return result.save(path or _free_name(result))
-
-
-def _free_name(result) -> Path:
-    stem = f"{slug(str(result.settings.get('prompt', 'picture')))}-seed{result.settings.get('seed', 0)}"
-    for number in itertools.count(1):
-        path = Path(f"{stem}-{number}.png" if number > 1 else f"{stem}.png")
-        first = path.with_stem(f"{path.stem}-1") if len(result.images) > 1 else path
-        if not first.exists():
-            return path
+def _name(settings: Mapping[str, object]) -> Path:
+    return Path(f"{slug(str(settings.get('prompt', 'picture')))}-seed{settings.get('seed', 0)}.png")
