@@ -81,12 +81,14 @@ class Panel(widgets.VBox):
     controls
         Name -> widget: the settings, and "lock", "dice", "run", "stop", "live", "show_code", "save",
         "vary", "vary_run", with examples "examples", with ``describe`` "judge".
+    specs
+        Name -> setting, as given.
     screen
         What the page shows: its traits are the picture, the status, the history.
     """
 
     def __init__(self, settings: Mapping[str, Setting], **hooks):
-        self._settings, self._hooks = settings, Hooks(**hooks)
+        self.specs, self._hooks = settings, Hooks(**hooks)
         self._mailbox, self._previews = Mailbox(), Previews()
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -141,7 +143,7 @@ class Panel(widgets.VBox):
 
     def values(self) -> dict[str, object]:
         """Return the settings as the controls show them."""
-        return {name: self.controls[name].value for name in self._settings}
+        return {name: self.controls[name].value for name in self.specs}
 
     @property
     def result(self):
@@ -224,11 +226,11 @@ class Panel(widgets.VBox):
         ValueError
             If there is no such number setting.
         """
-        numbers = [other for other, spec in self._settings.items() if spec.kind == "number" and spec.role != "count"]
+        numbers = [other for other, spec in self.specs.items() if spec.kind == "number" and spec.role != "count"]
         if name not in numbers:
             raise ValueError(f"{name!r} is no number setting; choose one of: {', '.join(numbers)}.")
-        now = self.values() | ({"num_images": 1} if "num_images" in self._settings else {})
-        values = several(self._settings[name], now[name])
+        now = self.values() | ({"num_images": 1} if "num_images" in self.specs else {})
+        values = several(self.specs[name], now[name])
         self._post([{**now, name: value} for value in values], name)
 
     def read(self, content: bytes) -> None:
@@ -247,7 +249,7 @@ class Panel(widgets.VBox):
 
     def _arrange(self) -> widgets.VBox:
         c, rows = self.controls, []
-        for name, spec in self._settings.items():
+        for name, spec in self.specs.items():
             if spec.role == "seed":
                 continue
             rows += [c[name], _reason(spec)] if spec.inert else [c[name]]
@@ -264,7 +266,7 @@ class Panel(widgets.VBox):
 
     def _connect(self) -> None:
         c = self.controls
-        for name in self._settings:
+        for name in self.specs:
             c[name].observe(self._on_change, "value")
             if isinstance(c[name], ImageInput):
                 c[name].observe(lambda change: change.new and self._refuse(change.new), "error")
@@ -311,7 +313,7 @@ class Panel(widgets.VBox):
         self.run()
 
     def _on_key(self, name: str = "", text: str = "") -> None:
-        if name in self._settings and self._settings[name].kind == "text":
+        if name in self.specs and self.specs[name].kind == "text":
             self._set({name: text})  # the last letters may still be under way
         self._on_run()
 
@@ -333,7 +335,7 @@ class Panel(widgets.VBox):
         """Set controls, and draw nothing."""
         self._quietly.now = True
         try:
-            for name in settings.keys() & self._settings.keys():
+            for name in settings.keys() & self.specs.keys():
                 self.controls[name].value = settings[name]
         finally:
             self._quietly.now = False
@@ -377,7 +379,7 @@ class Panel(widgets.VBox):
         """Draw case after case; those that do not go together with the other settings are left out."""
         row, refused = [], []
         for number, case in enumerate(cases, 1):
-            label = f"{label_of(varied, self._settings[varied])} {say(case[varied])}"
+            label = f"{label_of(varied, self.specs[varied])} {say(case[varied])}"
             try:
                 row.append(Shot(self._draw_one(case, number, len(cases)), 0, label))
             except ValueError as error:
@@ -444,7 +446,7 @@ class Panel(widgets.VBox):
 
     def _source_of(self, settings: Mapping[str, object]) -> list:
         """Return the values that decide what the pipeline is given."""
-        return [settings.get(name) for name, spec in self._settings.items() if spec.role in ("picture", "prepare")]
+        return [settings.get(name) for name, spec in self.specs.items() if spec.role in ("picture", "prepare")]
 
     def _look_ahead(self) -> None:
         """Have what the pipeline will be given shown, where that changed and nothing is drawn."""
