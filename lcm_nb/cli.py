@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.set_defaults(command=_draw)
 
-    doctor = commands.add_parser("doctor", help="say whether the guide's models fit this computer; asks nobody")
+    doctor = commands.add_parser("doctor", help="say whether the models fit this computer and are whole; asks nobody")
     doctor.add_argument("section", nargs="?", help=f"one of {', '.join(SECTIONS)}; default: all")
     doctor.add_argument("--model", help="default: the guide's")
     doctor.add_argument("--device", help="a torch device; default: cuda where there is one, else cpu")
@@ -91,12 +91,15 @@ def _draw(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from .models.device import resolve_device
     from .models.doctor import examine
+    from .models.hashes import family_problem
     from .models.plans import plan_for
 
     sections, device = [arguments.section] if arguments.section else SECTIONS, resolve_device(arguments.device)
     reports = [examine(plan_for(section, arguments.model), device) for section in sections]
     print("\n\n".join(report.text for report in reports))
-    return int(any(report.problems for report in reports))
+    problem = family_problem()
+    print(f"\nmini family\n  {f'problem   {problem}' if problem else 'verdict   whole, as it was shipped'}")
+    return int(bool(problem) or any(report.problems for report in reports))
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
 from .models.device import PROFILES, resolve_device, resolve_profile, reuse_memory, versions
 from .models.doctor import examine, prepare
 from .models.examples import example_image
-from .models.hashes import checkpoint_hashes
+from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
 from .pictures import REDUCED, fit_image, keep_image, read_image
@@ -69,8 +69,8 @@ class Studio:
     def generate(self, *, on_step: Callable[[Step], None] | None = None, **settings: Any) -> Result:
         """Make a picture, or several. Settings left out come from the guide's section.
 
-        Warns if a given picture had to be scaled or cut to fit the pipeline, or if a safety
-        checker blacked a new one out.
+        Warns if a given picture had to be scaled or cut to fit the pipeline, if the model does not read all of
+        the prompt, or if a safety checker blacked a new picture out.
 
         Parameters
         ----------
@@ -115,7 +115,8 @@ class Studio:
                 call = self._call(settings, seed, given)
                 drawings.append(self.runtime.draw(call, self._watch(settings, number, timesteps, on_step)))
             seconds = time.perf_counter() - start
-        notes = [note, CENSORED if any(drawing.censored for drawing in drawings) else ""]
+        told = dict.fromkeys(drawing.note for drawing in drawings)  # of several pictures the same, once
+        notes = [note, *told, CENSORED if any(drawing.censored for drawing in drawings) else ""]
         images = [drawing.image for drawing in drawings]
         facts = (self.section, settings, seconds, timesteps, self.checkpoints)
         return Result(images, *facts, source, given, "; ".join(filter(None, notes)))
@@ -269,7 +270,8 @@ def load(
     TypeError
         For another argument.
     OSError
-        If a checkpoint does not fit this computer or cannot be downloaded: in one sentence, with the remedy.
+        If a checkpoint does not fit this computer, cannot be downloaded, or is damaged: in one sentence, with
+        the remedy.
     MemoryError
         If the device's memory does not suffice after all; nothing stays in it.
     """
@@ -291,6 +293,7 @@ def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | No
         names, folders = prepare(plan, device, commits=commits or {})
     else:
         names = mini_checkpoints(plan, device)
+        check_family(names.parts.values())
     if problem := peft_problem(names):
         raise ImportError(problem)
     reuse_memory()

@@ -4,6 +4,7 @@ import multiprocessing
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_all_that_happened_is_noted(picture):
         result = studio_with(Dice(censors=True)).generate(image=picture)
     assert "fitted from 100 x 60" in result.note and "safety checker blacked" in result.note
     assert str(told[0].message) == result.note
+
+
+def test_what_the_model_did_not_read_is_noted_once_for_all_pictures():
+    class Cuts(Dice):
+        def draw(self, call, on_step):
+            return replace(super().draw(call, on_step), note="not read: 'x'")
+
+    assert studio_with(Cuts(), "text-to-image")._generate(num_images=3).note == "not read: 'x'"
 
 
 def test_a_deep_picture_is_noted():

@@ -26,6 +26,7 @@ from ..models.device import DTYPE_ARGUMENT
 from ..sections.section import Section
 from .code import plain_code
 from .preview import Decode, fit_preview
+from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
 
 # Parts that are loaded on their own and handed to the pipeline.
@@ -65,7 +66,8 @@ class DiffusersRuntime:
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
         styles = scaled(self.pipe, self.section, self.names, call.scales)
-        with enough_memory(remedy), styles, predictions(self.pipe) as seen:
+        note = unread(self.pipe.tokenizer, call.arguments)
+        with enough_memory(remedy), styles, silenced(self.pipe), predictions(self.pipe) as seen:
             callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, seen[-1]))
             try:
                 output = self.pipe(**call.arguments, **picture, **callback, generator=generator)
@@ -73,7 +75,8 @@ class DiffusersRuntime:
                 if self.pipe.vae.dtype != self.names.dtype:
                     self.pipe.vae.to(self.names.dtype)  # SDXL's pipelines leave it in float32 after an error
                 self.pipe.maybe_free_model_hooks()
-        return Drawing(output.images[0], censored=any(getattr(output, "nsfw_content_detected", None) or ()))
+        censored = any(getattr(output, "nsfw_content_detected", None) or ())
+        return Drawing(output.images[0], censored=censored, note=note)
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor, quick: bool = False) -> Image.Image:

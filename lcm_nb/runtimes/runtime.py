@@ -49,10 +49,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn picture, and whether a safety checker blacked it out."""
+    """A drawn picture, whether a safety checker blacked it out, and what else its user should know ("" for nothing)."""
 
     image: Image.Image
     censored: bool = False
+    note: str = ""
 
 
 class Runtime(Protocol):
