@@ -402,6 +402,12 @@ def test_a_right_number_is_taken_however_it_is_written(answer):
     assert checks.lora_size(answer, rank=8, inputs=128, outputs=512)
 
 
+def test_a_solution_can_be_checked_silently(capsys):
+    with checks.silently():
+        assert checks.timesteps([999, 679, 339], num_inference_steps=3)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_verdict_shows_nothing_in_a_notebook():
     assert DisplayFormatter().format(answers.Verdict(False)) == ({}, {})
     assert repr(answers.Verdict(False)) == "Verdict(False)"

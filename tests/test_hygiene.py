@@ -118,7 +118,7 @@ def test_notebook_describes_every_image(path):
 
 @each_notebook
 def test_notebook_folds_its_solutions(path):
-    """Words in <details>; code hidden by Jupyter's own mark and by Colab's, whose form needs a title."""
+    """Words in <details>; code hidden by Jupyter's own mark and by Colab's, in a form with a title; it runs silently."""
     cells = read(path)
     assert not [cell.source for cell in cells if re.search(r"(?i)\*\*solutions?\b", cell.source)], "stands in the open"
     for words, code in pairwise(cells):
@@ -129,7 +129,8 @@ def test_notebook_folds_its_solutions(path):
         )
         assert code.source.startswith("# @title Solution\n")
         assert code.metadata["cellView"] == "form"
-        assert code.metadata["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
+        assert code.metadata["jupyter"] == {"source_hidden": True}
+        assert re.search(r"(?m)^with checks\.silently\(\):\n    assert checks\.", code.source)
 
 
 @each_notebook

@@ -6,8 +6,10 @@ Anything may stand in an exercise's cell. The functions here return what it mean
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
+from io import StringIO
 from itertools import islice
 from numbers import Real
 
@@ -49,6 +51,13 @@ def checker(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
             return not_yet(str(why))
 
     return checked
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Let checkers print nothing, so that a solution that runs with all cells does not give the answer away."""
+    with redirect_stdout(StringIO()):
+        yield
 
 
 def hint(message: str) -> Verdict:
