@@ -118,7 +118,7 @@ def test_notebook_describes_every_image(path):
 
 @each_notebook
 def test_notebook_folds_its_solutions(path):
-    """Words in <details>; code hidden by Jupyter's own mark and by Colab's, in a form with a title; it runs silently."""
+    """Words in <details>; code hidden by Jupyter's own mark and by Colab's, in a titled form; it runs silently."""
     cells = read(path)
     assert not [cell.source for cell in cells if re.search(r"(?i)\*\*solutions?\b", cell.source)], "stands in the open"
     for words, code in pairwise(cells):
