@@ -1,10 +1,15 @@
 """The exercises' checkers: they turn down what is wrong, say why, and take what is right."""
 
+import itertools
 import json
+import re
 
+import numpy as np
 import pytest
+import torch
+from IPython.core.formatters import DisplayFormatter
 
-from lcm_nb.tutorial import checks
+from lcm_nb.tutorial import answers, checks
 
 UNTOUCHED = [
     lambda: checks.timesteps(None, num_inference_steps=3),
@@ -19,7 +24,7 @@ UNTOUCHED = [
 
 @pytest.mark.parametrize("check", UNTOUCHED)
 def test_an_untouched_answer_gets_a_hint(check, capsys):
-    assert check() is False
+    assert not check()
     assert capsys.readouterr().out.startswith("Hint: ")
 
 
@@ -30,43 +35,60 @@ def test_an_untouched_answer_gets_a_hint(check, capsys):
         ([999, 700, 339], "700 is not a point of the schedule"),
         ([339, 679, 999], "count down"),
         ([999, 659, 339], "step 2 is elsewhere; round 1 x 50 / 3 down"),
-        ("999, 679, 339", "not a list of whole numbers"),
-        (999, "not a list of whole numbers"),
+        ("all of them", "'all of them' is not a list of whole numbers; write e.g. [999, 979]"),
+        (999, "999 is one number; write a list of whole numbers"),
+        ({999, 679, 339}, "has no order"),
+        ({999: 1}, "{999: 1} has no order"),
+        ([999, 679.5, 339], "not a list of whole numbers"),
+        ([999, None, 339], "not a list of whole numbers"),
+        (itertools.count(), "over 1000 entries"),
     ],
 )
 def test_wrong_timesteps_are_turned_down_with_the_reason(answer, why, capsys):
-    assert checks.timesteps(answer, num_inference_steps=3) is False
+    assert not checks.timesteps(answer, num_inference_steps=3)
     told = capsys.readouterr().out
     assert told.startswith("Not yet: ")
     assert why in told
 
 
-def test_right_timesteps_are_taken(capsys):
-    assert checks.timesteps((999, 679, 339), num_inference_steps=3) is True
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (999, 679, 339),
+        [999.0, "679", 339],
+        "999, 679, 339",
+        "[999, 679, 339]",
+        np.array([999, 679, 339]),
+        torch.tensor([999, 679, 339]),
+        iter([999, 679, 339]),
+    ],
+)
+def test_right_timesteps_are_taken_however_they_are_written(answer, capsys):
+    assert checks.timesteps(answer, num_inference_steps=3)
     assert capsys.readouterr().out.startswith("Right: ")
 
 
-@pytest.mark.parametrize(("lcm", "ddim", "right"), [(4, 50, True), (8, 50, False), (4, 25, False), (4, "50", False)])
+@pytest.mark.parametrize(("lcm", "ddim", "right"), [(4, 50, True), (8, 50, False), (4, 25, False), (4, "50", True)])
 def test_evaluations_are_counted(lcm, ddim, right, capsys):
-    assert checks.evaluations(lcm, ddim) is right
+    assert bool(checks.evaluations(lcm, ddim)) is right
     assert capsys.readouterr().out.startswith("Right: " if right else "Not yet: ")
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", 7])
 def test_no_prompt_is_turned_down(prompt, capsys):
-    assert checks.recognised(prompt, subject="fox") is False
+    assert not checks.recognised(prompt, subject="fox")
     assert "write a text" in capsys.readouterr().out
 
 
 def test_a_picture_of_something_else_is_turned_down(capsys):
-    assert checks.recognised("a penguin in the snow", background="space", seeds=(0,), least=1) is False
+    assert not checks.recognised("a penguin in the snow", background="space", seeds=(0,), least=1)
     told = capsys.readouterr().out
     assert told.startswith("Not yet: the judge sees background space in 0 of 1 pictures")
     assert "background snow" in told
 
 
 def test_a_picture_of_what_is_wanted_is_taken(capsys):
-    assert checks.recognised("a penguin in the snow", background="snow", seeds=(0, 1), least=1) is True
+    assert checks.recognised("a penguin in the snow", background="snow", seeds=(0, 1), least=1)
     assert "in 2 of 2 pictures" in capsys.readouterr().out
 
 
@@ -75,16 +97,29 @@ def test_a_picture_of_what_is_wanted_is_taken(capsys):
     [(None, 16 * (96 + 128), True), (3, 16 * (96 * 9 + 128), True), (3, 16 * (96 + 128) * 9, False)],
 )
 def test_the_numbers_of_a_lora_are_counted(kernel_size, answer, right, capsys):
-    assert checks.lora_size(answer, rank=16, inputs=96, outputs=128, kernel_size=kernel_size) is right
+    assert bool(checks.lora_size(answer, rank=16, inputs=96, outputs=128, kernel_size=kernel_size)) is right
     assert capsys.readouterr().out.startswith("Right: " if right else "Not yet: ")
 
 
 def test_two_loras_must_show_subject_and_style(capsys):
-    assert checks.combined("much", 1.0) is False
-    assert checks.combined(1.0, 0.0) is False
-    assert "the style is too weak" in capsys.readouterr().out
-    assert checks.combined(1.0, 1.0) is True
+    assert not checks.combined(1.0, 0.1)
+    assert "the style does not show with lcm 1 and papercut 0.1" in capsys.readouterr().out
+    assert checks.combined("1.0", 0.9)
     assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize(
+    ("lcm", "papercut", "why"),
+    [
+        (1.0, 1.0, "papercut 1 is more than needed"),
+        (0, 0.9, "lcm 0 leaves little of the LCM-LoRA"),
+        (1.0, 100, "a weight of 100 is out of reach"),
+        (-1, 0.5, "a weight of -1 is out of reach"),
+    ],
+)
+def test_weights_that_need_no_picture(lcm, papercut, why, capsys):
+    assert not checks.combined(lcm, papercut)
+    assert why in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -95,18 +130,22 @@ def test_two_loras_must_show_subject_and_style(capsys):
         (lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - clean), "the latent is another"),
         (lambda z, clean, a, s, a2, s2: a2, "the shape ()"),
         (lambda z, clean: z, "TypeError"),
-        (7, "TypeError"),
+        (7, "7 is one number; a function is asked for"),
+        (lambda z, clean, a, s, a2, s2: "abc", "the result, 'abc', is no tensor of numbers"),
+        (lambda z, clean, a, s, a2, s2: z * float("nan"), "not finite"),
+        (lambda *_: 1 / 0, "the formula fails: ZeroDivisionError: division by zero."),
+        (lambda *_: exit(), "the formula fails: "),
     ],
 )
 def test_a_wrong_step_of_ddim_is_turned_down_with_the_reason(answer, why, capsys):
-    assert checks.ddim_step(answer) is False
+    assert not checks.ddim_step(answer)
     told = capsys.readouterr().out
     assert told.startswith("Not yet: ")
     assert why in told
 
 
 def test_the_right_step_of_ddim_is_taken(capsys):
-    assert checks.ddim_step(lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - a * clean) / s) is True
+    assert checks.ddim_step(lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - a * clean) / s)
     assert capsys.readouterr().out.startswith("Right: ")
 
 
@@ -128,7 +167,7 @@ def test_where_ddim_overtakes_is_read_from_the_table(answer, figure, why, tmp_pa
     rows = [dict(sampler=name, steps=steps, **{figure: value}) for (name, steps), value in TABLE.items()]
     (tmp_path / "figures.json").write_text(json.dumps({"table": rows}))
     monkeypatch.setattr(checks, "FIGURES", tmp_path / "figures.json")
-    assert checks.overtaken(answer, figure=figure) is why.startswith("Right")
+    assert bool(checks.overtaken(answer, figure=figure)) is why.startswith("Right")
     assert why in capsys.readouterr().out
 
 
@@ -149,10 +188,226 @@ def test_distillation_forwards_are_counted(capsys):
     [
         (lambda z, v, alpha, sigma, t: None, "Hint"),
         (lambda z, v, alpha, sigma, t: alpha * z - sigma * v, "Not yet: at timestep 0"),
-        (lambda z, v, alpha, sigma, t: (alpha * z - sigma * v).mean(), "Not yet: the result is no tensor"),
+        (lambda z, v, alpha, sigma, t: (alpha * z - sigma * v).mean(), "Not yet: the result has the shape ()"),
+        (lambda z, v, alpha, sigma, t: "f", "Not yet: the result, 'f', is no tensor of numbers"),
+        (lambda z: z, "Not yet: the formula fails: TypeError"),
+        (lambda z, v, alpha, sigma, t: z / 0 * 0, "Not yet: the result holds numbers that are complex or not finite"),
+        (None, "Hint"),
+        ("z", "Not yet: 'z' is a text; a function is asked for"),
         (lambda z, v, alpha, sigma, t: alpha * z + sigma * v, "Not yet: at timestep 999"),
     ],
 )
 def test_a_wrong_consistency_function_is_told_where(function, word, capsys):
     assert not checks.consistency_function(function)
     assert capsys.readouterr().out.startswith(word)
+
+
+def test_an_answer_that_writes_into_the_latents_spoils_nothing(capsys):
+    def spoil(z, clean, a, s, a2, s2):
+        z *= 0
+        clean *= 0
+        return z
+
+    assert not checks.ddim_step(spoil)
+    assert checks.ddim_step(lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - a * clean) / s)
+
+
+# -- no exercise is solved by what it comes with --------------------------------------------
+
+# Prompts that come to mind first, with the settings that the exercises start from or that are the section's own.
+FIRST_TRIES = {
+    "E2.2": lambda: checks.recognised(
+        "an astronaut",
+        section="image-to-image",
+        strength=0.5,
+        num_inference_steps=8,
+        subject="astronaut",
+        below={"strength": 0.5},
+    ),
+    "E3.2": lambda: checks.recognised(
+        "papercut, a cute fox", section="style-lora", papercut=1.0, medium="papercut", below={"papercut": 0.9}
+    ),
+    "E4.2": lambda: checks.recognised("in space", controlnet_conditioning_scale=0.3, section="controlnet", **PANDA),
+    "E4.2, named": lambda: checks.recognised(
+        "a Panda in space", controlnet_conditioning_scale=1.0, section="controlnet", **PANDA
+    ),
+    "E5.2": lambda: checks.recognised(
+        "in a forest", adapter_conditioning_scale=0.8, adapter_conditioning_factor=0.25, section="t2i-adapter", **FAIRY
+    ),
+    "E7.2": lambda: checks.combined(1.0, 1.0),
+}
+PANDA = dict(subject="panda", background="space", without="panda")
+FAIRY = dict(subject="fairy", without="fairy", least=3)
+REASONS = {
+    "E2.2": "strength is 0.5; the exercise wants one below 0.5",
+    "E3.2": "papercut is 1; the exercise wants one below 0.9",
+    "E4.2": "The prompt would do; controlnet_conditioning_scale 0.3 is too low",
+    "E4.2, named": "the prompt names the panda",
+    "E5.2": "adapter_conditioning_factor 0.25 is too low",
+    "E7.2": "papercut 1 is more than needed",
+}
+
+
+@pytest.mark.parametrize("exercise", FIRST_TRIES)
+def test_no_exercise_is_solved_by_what_it_comes_with(exercise, capsys):
+    assert not FIRST_TRIES[exercise]()
+    told = capsys.readouterr().out
+    assert told.startswith("Not yet: ")
+    assert REASONS[exercise] in told
+
+
+def test_a_scale_is_blamed_where_the_prompt_would_do(capsys):
+    tried = dict(section="style-lora", medium="papercut", papercut=0.3)
+    assert not checks.recognised("papercut, a panda in a forest", seeds=(0, 1), **tried)
+    assert "The prompt would do; papercut 0.3 is too low." in capsys.readouterr().out
+
+
+def test_a_run_of_no_step_is_explained(capsys):
+    tried = dict(section="image-to-image", subject="astronaut", num_inference_steps=8, strength=0.1)
+    assert not checks.recognised("an astronaut", **tried)
+    assert "run no UNet step; use a strength of at least 0.125" in capsys.readouterr().out
+
+
+# -- nonsense --------------------------------------------------------------------------
+
+
+class Loud:
+    def __repr__(self):
+        raise RuntimeError("no name")
+
+    def __eq__(self, other):
+        raise RuntimeError("no comparison")
+
+    __hash__ = None
+
+
+NONSENSE = [
+    "",
+    "  ",
+    "abc",
+    "0,5",
+    "nan",
+    "'",
+    "\ud800",
+    "x" * 5000,
+    True,
+    float("nan"),
+    float("inf"),
+    -1,
+    0.123,
+    10**400,
+    1e300,
+    1j,
+    b"3",
+    [],
+    [-8],
+    [None],
+    (1, 2, 3),
+    [[999]],
+    {},
+    {"a": 1},
+    {3},
+    np.array([1, 2]),
+    np.array(7j),
+    torch.ones(2, 2),
+    object(),
+    Loud(),
+    ZeroDivisionError,
+    lambda: 1,
+    lambda *_: 1 / 0,
+    (1 / 0 for _ in range(3)),
+]
+TWO = dict(subject="fox", strength=0.5)
+SLOTS = {
+    "timesteps": lambda a: checks.timesteps(a, num_inference_steps=3),
+    "evaluations, first": lambda a: checks.evaluations(a, 50),
+    "evaluations, second": lambda a: checks.evaluations(4, a),
+    "prompt": lambda a: checks.recognised(a, subject="fox"),
+    "setting": lambda a: checks.recognised("a fox", section="image-to-image", subject="fox", strength=a),
+    "limited setting": lambda a: checks.recognised(
+        "a fox", section="style-lora", medium="papercut", papercut=a, below={"papercut": 0.9}
+    ),
+    "lora_size": lambda a: checks.lora_size(a, rank=8, inputs=128, outputs=512),
+    "thinner_map, low": lambda a: checks.thinner_map(a, 200, section="controlnet"),
+    "thinner_map, high": lambda a: checks.thinner_map(600, a, section="controlnet"),
+    "control_runs, first": lambda a: checks.control_runs(a, 10, pictures=10, num_inference_steps=8),
+    "control_runs, second": lambda a: checks.control_runs(80, a, pictures=10, num_inference_steps=8),
+    "combined, first": lambda a: checks.combined(a, 0.8),
+    "combined, second": lambda a: checks.combined(1.0, a),
+    "ddim_step": lambda a: checks.ddim_step(a),
+    "ddim_step's result": lambda a: checks.ddim_step(lambda *_: a),
+    "overtaken": lambda a: checks.overtaken(a, figure="frechet"),
+    "distillation_forwards": lambda a: checks.distillation_forwards(a),
+    "consistency_function": lambda a: checks.consistency_function(a),
+    "consistency_function's result": lambda a: checks.consistency_function(lambda *_: a),
+}
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Stand-ins for all that draws: the judge never sees a fox."""
+
+    def seen(section, prompt, seed, settings):
+        if not all(0 <= value <= 2 for _, value in settings):
+            raise ValueError(f"{settings} is out of range.")
+        prompt.encode()  # as a tokenizer does
+        return dict(subject="owl", background="snow", palette="none", medium="none")
+
+    monkeypatch.setattr(checks, "_seen", seen)
+    monkeypatch.setattr(checks, "_seen_combined", lambda *_: ("owl", "none"))
+    monkeypatch.setattr(checks, "_evaluations", lambda distilled, steps: 4 if distilled else 50)
+    monkeypatch.setattr(checks, "_control_runs", lambda section, steps: 8 if section == "controlnet" else 1)
+    monkeypatch.setattr(checks, "_distillation_forwards", lambda: 4)
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_nonsense_gets_a_line_about_itself(slot, no_drawing, capsys):
+    for answer in NONSENSE:
+        verdict = SLOTS[slot](answer)
+        told = capsys.readouterr().out
+        assert not verdict
+        assert re.fullmatch(r"Not yet: [^\n]{10,400}\n", told), (slot, type(answer), told)
+        assert "0x" not in told  # no address in memory
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_every_slot_has_a_hint(slot, no_drawing, capsys):
+    for answer in (None, ...):
+        assert not SLOTS[slot](answer)
+        assert capsys.readouterr().out.startswith("Hint: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("0,5", "'0,5' has a comma; write a point, and no quotes: 0.5."),
+        ("twelve", "'twelve' is a text; write one number."),
+        ([8], "[8] is a list; write one number."),
+        ((8, 4), "(8, 4) is a list; write one number."),
+        (np.array([8, 4]), "array([8, 4]) is a thing of type ndarray; write one number."),
+        ({"a": 8}, "{'a': 8} is a dictionary; write one number."),
+        (float("nan"), "nan is not a finite number."),
+        (True, "True is true or false; write one number."),
+        (max, "the builtin_function_or_method is a function; write one number."),
+        (4.5, "4.5 is not a whole number; it is a count."),
+    ],
+)
+def test_what_is_no_number_is_told_so(answer, why, capsys):
+    assert not checks.distillation_forwards(answer)
+    assert capsys.readouterr().out == f"Not yet: {why}\n"
+
+
+@pytest.mark.parametrize("answer", [5120, "5120", " 5,120 ", "'5120'", 5120.0, np.int64(5120), torch.tensor(5120)])
+def test_a_right_number_is_taken_however_it_is_written(answer):
+    assert checks.lora_size(answer, rank=8, inputs=128, outputs=512)
+
+
+def test_a_solution_can_be_checked_silently(capsys):
+    with checks.silently():
+        assert checks.timesteps([999, 679, 339], num_inference_steps=3)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_verdict_shows_nothing_in_a_notebook():
+    assert DisplayFormatter().format(answers.Verdict(False)) == ({}, {})
+    assert repr(answers.Verdict(False)) == "Verdict(False)"

@@ -39,7 +39,8 @@ def headings(cell) -> list[int]:
 
 
 def code_lines(cell) -> int:
-    return len(cell.source.strip().splitlines())
+    """Return how many lines a code cell has, without the title of Colab's form."""
+    return len([line for line in cell.source.strip().splitlines() if not line.startswith("# @title ")])
 
 
 # -- notebooks ------------------------------------------------------------------------
@@ -113,6 +114,35 @@ def test_notebook_describes_every_image(path):
     text = "\n".join(cell.source for cell in read(path) if cell.cell_type == "markdown")
     assert not re.findall(r"!\[\s*\]\([^)]*\)", text)
     assert not re.findall(r"<img(?![^>]*\balt=\"[^\"]+\")[^>]*>", text)
+
+
+@each_notebook
+def test_notebook_folds_its_solutions(path):
+    """Words in <details>; code hidden by Jupyter's own mark and by Colab's, in a titled form; it runs silently."""
+    cells = read(path)
+    assert not [cell.source for cell in cells if re.search(r"(?i)\*\*solutions?\b", cell.source)], "stands in the open"
+    for words, code in pairwise(cells):
+        if "solution" not in code.metadata.get("tags", []):
+            continue
+        assert re.fullmatch(
+            r"<details>\n<summary>.*Solutions?.*</summary>\n\n.*\n\n</details>", words.source, re.DOTALL
+        )
+        assert code.source.startswith("# @title Solution\n")
+        assert code.metadata["cellView"] == "form"
+        assert code.metadata["jupyter"] == {"source_hidden": True}
+        assert re.search(r"(?m)^with checks\.silently\(\):\n    assert checks\.", code.source)
+
+
+@each_notebook
+def test_notebook_has_a_solution_for_every_exercise(path):
+    cells = read(path)
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    exercises = set(re.findall(r"(?m)^### (E\d\.\d) ", text))
+    checked = [cell for cell in cells if cell.cell_type == "code" and re.search(r"\bchecks\.\w+\(", cell.source)]
+    solved = [cell for cell in checked if "solution" in cell.metadata.get("tags", [])]
+    assert len(checked) - len(solved) == len(exercises)
+    assert all(re.search(r"\bassert checks\.", cell.source) for cell in solved)
+    assert bool(solved) == bool(exercises)
 
 
 # -- files ----------------------------------------------------------------------------

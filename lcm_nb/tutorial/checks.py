@@ -2,22 +2,34 @@
 
 A checker computes the truth (from the scheduler, a measured run, or the judge), prints
 one line that begins "Hint", "Not yet" or "Right", and returns whether the answer is right.
-An answer still left at ``None`` or ``...`` gets the hint, so an untouched notebook runs.
+An answer still left at ``None`` or ``...`` gets the hint, so an untouched notebook runs;
+whatever else stands there gets a sentence about itself (:mod:`lcm_nb.tutorial.answers`).
 """
 
 import json
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from . import answers
+from .answers import NotYet, Verdict, checker, hint, not_yet, number, right, untouched, whole
+from .answers import silently as silently  # for the solutions
+
 FIGURES = Path(__file__).parents[1] / "mini" / "figures.json"  # of the model card
 LABELS = ("subject", "background", "palette", "medium")
+# Settings with which a section shows what a fit prompt asks for: is the prompt at fault, or the setting?
+FIT = {
+    "image-to-image": {"strength": 0.9},
+    "style-lora": {"papercut": 1.0},
+    "controlnet": {"controlnet_conditioning_scale": 1.0},
+    "t2i-adapter": {"adapter_conditioning_scale": 1.2, "adapter_conditioning_factor": 1.0},
+}
 
 
-def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int, strength: float = 1.0) -> bool:
+@checker
+def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int, strength: float = 1.0) -> Verdict:
     """Check which timesteps an LCM visits (exercises E1.1 and E2.1).
 
     Parameters
@@ -31,25 +43,23 @@ def timesteps(answer: Iterable[int] | None, *, num_inference_steps: int, strengt
     """
     points, visited = _schedule(50), _schedule(num_inference_steps)
     truth = visited[num_inference_steps - int(num_inference_steps * strength) :]
-    if _untouched(answer):
-        return _hint(f"the schedule's points are {points[0]}, {points[1]}, ..., {points[-1]}; choose among them.")
-    try:
-        given = [operator.index(t) for t in answer]
-    except TypeError:
-        return _not_yet(f"{answer!r} is not a list of whole numbers; write e.g. [{points[0]}, {points[1]}].")
+    if untouched(answer):
+        return hint(f"the schedule's points are {points[0]}, {points[1]}, ..., {points[-1]}; choose among them.")
+    given = answers.wholes(answer, f"[{points[0]}, {points[1]}]")
     if len(given) != len(truth):
-        return _not_yet(f"{len(given)} timesteps, but {len(truth)} UNet steps run; each has its own.")
+        return not_yet(f"{len(given)} timesteps, but {len(truth)} UNet steps run; each has its own.")
     if strays := [t for t in given if t not in points]:
-        return _not_yet(f"{strays[0]} is not a point of the schedule; neighbours are {points[0] - points[1]} apart.")
+        return not_yet(f"{strays[0]} is not a point of the schedule; neighbours are {points[0] - points[1]} apart.")
     if given != sorted(given, reverse=True):
-        return _not_yet("the order is wrong; sampling starts in the noise, so count down.")
+        return not_yet("the order is wrong; sampling starts in the noise, so count down.")
     if wrong := [i for i, t in enumerate(given) if t != truth[i]]:
         number = wrong[0] + len(visited) - len(truth)
-        return _not_yet(f"step {wrong[0] + 1} is elsewhere; round {number} x {len(points)} / {len(visited)} down.")
-    return _right(f"{len(truth)} steps run at {', '.join(map(str, truth))}.")
+        return not_yet(f"step {wrong[0] + 1} is elsewhere; round {number} x {len(points)} / {len(visited)} down.")
+    return right(f"{len(truth)} steps run at {', '.join(map(str, truth))}.")
 
 
-def evaluations(lcm: int | None, ddim: int | None, *, lcm_steps: int = 4, ddim_steps: int = 25) -> bool:
+@checker
+def evaluations(lcm: int | None, ddim: int | None, *, lcm_steps: int = 4, ddim_steps: int = 25) -> Verdict:
     """Check how many latents the UNet processes for one picture (exercise E1.2).
 
     Parameters
@@ -60,24 +70,30 @@ def evaluations(lcm: int | None, ddim: int | None, *, lcm_steps: int = 4, ddim_s
     lcm_steps, ddim_steps
         Steps of the two runs. The truth is counted while the mini family makes them.
     """
-    if _untouched(lcm) or _untouched(ddim):
-        return _hint("multiply the calls of the UNet by the latents in one call; guidance costs only one of the two.")
+    if untouched(lcm) or untouched(ddim):
+        return hint("multiply the calls of the UNet by the latents in one call; guidance costs only one of the two.")
+    given = whole(lcm, "lcm"), whole(ddim, "ddim")
     truth = _evaluations(distilled=True, steps=lcm_steps), _evaluations(distilled=False, steps=ddim_steps)
-    if lcm != truth[0]:
-        return _not_yet(f"{lcm!r} is wrong for the LCM; count again what the hook above printed for {lcm_steps} steps.")
-    if ddim != truth[1]:
-        return _not_yet(f"{ddim!r} is wrong for DDIM; how many predictions does guidance compare at every step?")
-    return _right(f"{truth[0]} against {truth[1]}: the LCM needs {truth[1] / truth[0]:g} times fewer.")
+    if given[0] != truth[0]:
+        return not_yet(
+            f"{given[0]} is wrong for the LCM; count again what the hook above printed for {lcm_steps} steps."
+        )
+    if given[1] != truth[1]:
+        return not_yet(f"{given[1]} is wrong for DDIM; how many predictions does guidance compare at every step?")
+    return right(f"{truth[0]} against {truth[1]}: the LCM needs {truth[1] / truth[0]:g} times fewer.")
 
 
+@checker
 def recognised(
     prompt: str | None,
     *,
     section: str = "text-to-image",
     seeds: Sequence[int] = (0, 1, 2, 3),
     least: int = 2,
-    **wanted: str | float,
-) -> bool:
+    below: Mapping[str, float] | None = None,
+    without: str = "",
+    **wanted: str | float | None,
+) -> Verdict:
     """Check that the judge sees what a prompt was to draw (exercises E1.3, E2.2, E3.2, E4.2, E5.2).
 
     The mini family draws the prompt once for each seed, whatever the notebook's profile,
@@ -91,93 +107,119 @@ def recognised(
         One of ``lcm_nb.SECTIONS``.
     seeds, least
         Seeds to draw with, and how many of the pictures must be right.
+    below
+        Settings that are part of the answer, and the values that they must stay below.
+    without
+        A word that the prompt must not have: the judge has to see it all the same.
     wanted
         What the judge must see, in words of ``lcm_nb.models.judge``: one or more of ``subject``,
         ``background``, ``palette`` and ``medium``. Other names are settings of the section.
     """
     labels = {name: wanted.pop(name) for name in LABELS if name in wanted}
-    if _untouched(prompt):
-        return _hint(f"name what the picture is to show: {_words(labels)}.")
-    if not isinstance(prompt, str) or not prompt.strip():
-        return _not_yet(f"{prompt!r} is no prompt; write a text with at least one word.")
-    seen = []
-    for seed in seeds:
-        found = _seen(section, prompt, seed, tuple(wanted.items()))
-        seen.append({name: found[name] for name in labels})
+    if untouched(prompt):
+        return hint(f"name what the picture is to show: {_words(labels)}.")
+    if missing := [name for name, value in wanted.items() if untouched(value)]:
+        return hint(f"choose a number for {missing[0]}, too.")
+    text, settings = answers.prompt(prompt), {name: _setting(name, value) for name, value in wanted.items()}
+    if without and without in text.lower():
+        return not_yet(f"the prompt names the {without}; here the outlines are to say it.")
+    if above := [name for name, limit in (below or {}).items() if settings[name] >= limit]:
+        return not_yet(f"{above[0]} is {settings[above[0]]:g}; the exercise wants one below {below[above[0]]:g}.")
+    seen = _all_seen(section, text, seeds, settings, labels)
     hits = seen.count(labels)
     report = f"the judge sees {_words(labels)} in {hits} of {len(seeds)} pictures"
-    if hits < least:
-        return _not_yet(f"{report}, but {'; '.join(map(_words, seen))}. Name what is wanted, and little else.")
-    return _right(f"{report}.")
+    if hits >= least:
+        return right(f"{report}.")
+    usual = settings | {name: value for name, value in FIT.get(section, {}).items() if name in settings}
+    if usual != settings and _all_seen(section, text, seeds, usual, labels).count(labels) >= least:
+        return not_yet(f"{report}. The prompt would do; {_off(settings, usual)}.")
+    return not_yet(f"{report}, but {'; '.join(map(_words, seen))}. Name what is wanted, and little else.")
 
 
-def lora_size(answer: int | None, *, rank: int, inputs: int, outputs: int, kernel_size: int | None = None) -> bool:
+@checker
+def lora_size(answer: int | None, *, rank: int, inputs: int, outputs: int, kernel_size: int | None = None) -> Verdict:
     """Check how many numbers a LoRA holds for one linear layer, or with ``kernel_size`` for one square convolution.
 
     Exercises E3.1 and E7.1.
     """
-    if _untouched(answer):
-        return _hint("a LoRA adds the product of two matrices; count the numbers of both.")
+    if untouched(answer):
+        return hint("a LoRA adds the product of two matrices; count the numbers of both.")
     window = "" if kernel_size is None else f" x {kernel_size} x {kernel_size}"
-    truth = _lora_size(rank, inputs, outputs, kernel_size)
-    if answer != truth:
-        return _not_yet(f"{answer!r} is wrong; A is {rank} x {inputs}{window}, and B is {outputs} x {rank}.")
-    return _right(f"{truth:,} numbers, {truth / (inputs * outputs * (kernel_size or 1) ** 2):.1%} of the layer's own.")
+    given, truth = whole(answer), _lora_size(rank, inputs, outputs, kernel_size)
+    if given != truth:
+        return not_yet(f"{given} is wrong; A is {rank} x {inputs}{window}, and B is {outputs} x {rank}.")
+    return right(f"{truth:,} numbers, {truth / (inputs * outputs * (kernel_size or 1) ** 2):.1%} of the layer's own.")
 
 
-def thinner_map(low: int | None, high: int | None, *, section: str) -> bool:
+@checker
+def thinner_map(low: int | None, high: int | None, *, section: str) -> Verdict:
     """Check that canny thresholds leave a tenth to a half of a section's edge pixels (exercise E4.1)."""
-    if _untouched(low) or _untouched(high):
-        return _hint("raise the thresholds above 100 and 200.")
+    if untouched(low) or untouched(high):
+        return hint("raise the thresholds above 100 and 200.")
     from ..models.examples import example_image
     from ..pictures import canny
 
-    picture = example_image(section, "mini")
+    picture, given = example_image(section, "mini"), (number(low, "low"), number(high, "high"))
     try:
-        found, usual = (np.count_nonzero(canny(picture, *pair)) for pair in ((low, high), (100, 200)))
-    except (TypeError, ValueError) as error:
-        return _not_yet(f"{error}")
+        found, usual = (np.count_nonzero(canny(picture, *pair)) for pair in (given, (100, 200)))
+    except ValueError as error:
+        return not_yet(f"{error}")
     report = f"the map has {found / usual:.0%} of the edge pixels of (100, 200)"
     if not 0.1 <= found / usual <= 0.5:
-        return _not_yet(f"{report}; 10% to 50% are wanted, and higher thresholds leave fewer.")
-    return _right(f"{report}.")
+        way = "higher thresholds leave fewer" if found / usual > 0.5 else "lower thresholds leave more"
+        return not_yet(f"{report}; 10% to 50% are wanted, and {way}.")
+    return right(f"{report}.")
 
 
-def control_runs(controlnet: int | None, adapter: int | None, *, pictures: int, num_inference_steps: int) -> bool:
+@checker
+def control_runs(controlnet: int | None, adapter: int | None, *, pictures: int, num_inference_steps: int) -> Verdict:
     """Check how often a ControlNet and a T2I-Adapter run (exercise E5.1); the truth is counted in one run of each."""
-    if _untouched(controlnet) or _untouched(adapter):
-        return _hint("which of the two knows the timestep?")
-    for name, answer in (("controlnet", controlnet), ("t2i-adapter", adapter)):
-        if answer != pictures * _control_runs(name, num_inference_steps):
-            return _not_yet(f"{answer!r} is wrong for {name}; count its runs in one picture first.")
-    return _right(f"{controlnet} against {adapter} runs.")
+    if untouched(controlnet) or untouched(adapter):
+        return hint("which of the two knows the timestep?")
+    given = {"controlnet": whole(controlnet, "controlnet"), "t2i-adapter": whole(adapter, "adapter")}
+    for section, count in given.items():
+        if count != pictures * _control_runs(section, num_inference_steps):
+            return not_yet(f"{count} is wrong for {section}; count its runs in one picture first.")
+    return right(f"{given['controlnet']} against {given['t2i-adapter']} runs.")
 
 
+@checker
 def combined(
-    lcm: float | None, papercut: float | None, *, prompt: str = "papercut, a fox", subject: str = "fox", least: int = 3
-) -> bool:
+    lcm: float | None,
+    papercut: float | None,
+    *,
+    prompt: str = "papercut, a fox",
+    subject: str = "fox",
+    least: int = 3,
+    below: float = 0.95,
+) -> Verdict:
     """Check that an LCM-LoRA and a style LoRA, at these weights, show subject and style (exercise E7.2).
 
     The mini family draws in four steps at guidance 1.0 with the seeds 0 to 3; ``least`` of the
-    pictures must show the judge both.
+    pictures must show the judge both. The style's weight must stay below ``below``, and the
+    LCM-LoRA's be a half at least: with less this is no four-step model, whatever the judge sees.
     """
-    if _untouched(lcm) or _untouched(papercut):
-        return _hint("start with 1.0 for both, look at the grid above, and change one weight at a time.")
-    try:
-        weights = float(lcm), float(papercut)
-    except (TypeError, ValueError):
-        return _not_yet(f"{lcm!r} and {papercut!r} must be two numbers, e.g. 1.0 and 1.0.")
+    if untouched(lcm) or untouched(papercut):
+        return hint("look for the palest window in the grid above, and change one weight at a time.")
+    weights = number(lcm, "lcm"), number(papercut, "papercut")
+    if strays := [weight for weight in weights if not 0 <= weight <= 2]:
+        return not_yet(f"a weight of {strays[0]:g} is out of reach; 0 is off, 1 its maker's choice, 2 far too much.")
+    if weights[0] < 0.5:
+        return not_yet(f"lcm {weights[0]:g} leaves little of the LCM-LoRA; the exercise wants 0.5 or more of it.")
+    if weights[1] >= below:
+        return not_yet(f"papercut {weights[1]:g} is more than needed; the exercise wants less than {below:g}.")
     seen = [_seen_combined(prompt, seed, *weights) for seed in range(4)]
     both = seen.count((subject, "papercut"))
     report = f"the judge sees a {subject} in papercut in {both} of {len(seen)} pictures"
     if both < least:
         styled = sum(medium == "papercut" for _, medium in seen)
-        why = "the style is too weak" if styled < least else f"the {subject} is lost"
-        return _not_yet(f"{report}: {why}.")
-    return _right(f"{report}.")
+        why = "the style does not show" if styled < least else f"the {subject} is lost"
+        return not_yet(f"{report}: {why} with lcm {weights[0]:g} and papercut {weights[1]:g}.")
+    return right(f"{report}.")
 
 
-def ddim_step(answer: Callable | None) -> bool:
+@checker
+def ddim_step(answer: Callable | None) -> Verdict:
     """Check a formula for DDIM's next latent against ``DDIMScheduler`` (exercise E6.1).
 
     Parameters
@@ -186,29 +228,25 @@ def ddim_step(answer: Callable | None) -> bool:
         Function of the latent z, its clean prediction, alpha and sigma at z's timestep, and alpha and sigma at
         the next one. It is given NumPy arrays and numbers, and returns the latent at the next timestep.
     """
-    hint = "solve z = alpha clean + sigma noise for the noise, and mix it with the clean latent at the next levels."
-    if _untouched(answer):
-        return _hint(hint)
+    advice = "solve z = alpha clean + sigma noise for the noise, and mix it with the clean latent at the next levels."
+    if untouched(answer):
+        return hint(advice)
     z, clean, levels, truth = _ddim_case()
-    try:
-        given = answer(z, clean, *levels)
-        close = given is not ... and np.shape(given) == truth.shape and np.allclose(given, truth, atol=1e-4)
-    except Exception as error:  # the answer is a reader's own code
-        return _not_yet(f"the formula fails: {type(error).__name__}: {error}.")
-    if _untouched(given):
-        return _hint(hint)
-    if np.shape(given) != truth.shape:
-        return _not_yet(f"the result has the shape {np.shape(given)}; a latent has {truth.shape}.")
-    if close:
-        return _right("DDIM uses the noise that it finds in z again; an LCM draws new noise.")
+    given = answers.call(answer, z.copy(), clean.copy(), *levels)
+    if untouched(given):
+        return hint(advice)
+    given = answers.array(given, truth.shape)
+    if np.allclose(given, truth, atol=1e-4):
+        return right("DDIM uses the noise that it finds in z again; an LCM draws new noise.")
     if np.allclose(given, levels[2] * clean, atol=1e-4):
-        return _not_yet("the noise is missing; what is left of z when alpha clean is taken away?")
+        return not_yet("the noise is missing; what is left of z when alpha clean is taken away?")
     if np.allclose(given, levels[2] * clean + levels[3] * z, atol=1e-4):
-        return _not_yet("z itself is not the noise; take alpha clean away, and divide by sigma.")
-    return _not_yet("the latent is another; the next one is alpha_later clean + sigma_later noise.")
+        return not_yet("z itself is not the noise; take alpha clean away, and divide by sigma.")
+    return not_yet("the latent is another; the next one is alpha_later clean + sigma_later noise.")
 
 
-def overtaken(answer: int | None, *, figure: str, sampler: str = "DDIM", lcm_steps: int = 4) -> bool:
+@checker
+def overtaken(answer: int | None, *, figure: str, sampler: str = "DDIM", lcm_steps: int = 4) -> Verdict:
     """Check at how many steps a sampler is first as good as the LCM in the model card's table (exercise E6.2).
 
     Parameters
@@ -221,55 +259,83 @@ def overtaken(answer: int | None, *, figure: str, sampler: str = "DDIM", lcm_ste
         What is compared: "DDIM" or "DPM-Solver++", and the LCM's number of steps.
     """
     goal = _measured("LCM", figure)[lcm_steps]
-    if _untouched(answer):
-        return _hint(
+    if untouched(answer):
+        return hint(
             f"the LCM has {goal:.3g} at {lcm_steps} steps; go along the curve of {sampler} until it is as good."
         )
     rows, sign = _measured(sampler, figure), 1 if figure == "frechet" else -1
-    if answer not in rows:
-        return _not_yet(f"{answer!r} steps were not measured; {', '.join(map(str, rows))} were.")
+    if (answer := whole(answer)) not in rows:
+        return not_yet(f"{answer} steps were not measured; {', '.join(map(str, rows))} were.")
     truth = next((steps for steps, value in rows.items() if sign * value <= sign * goal), None)
     report = f"{sampler} has {rows[answer]:.3g} at {answer} steps, the LCM {goal:.3g} at {lcm_steps}"
     if sign * rows[answer] > sign * goal:
-        return _not_yet(f"{report}; {'lower' if sign > 0 else 'higher'} is better.")
+        return not_yet(f"{report}; {'lower' if sign > 0 else 'higher'} is better.")
     if answer != truth:
-        return _not_yet(f"{report}; but fewer steps are enough.")
-    return _right(f"{report}.")
+        return not_yet(f"{report}; but fewer steps are enough.")
+    return right(f"{report}.")
 
 
-def distillation_forwards(answer: int | None) -> bool:
+@checker
+def distillation_forwards(answer: int | None) -> Verdict:
     """Check how many latents pass through UNets for a picture of a distillation's batch (exercise E8.1).
 
     The truth is counted in one update of a batch of two.
     """
-    if _untouched(answer):
-        return _hint("three networks; one of them compares with and without the caption.")
-    truth = _distillation_forwards()
-    if answer != truth:
-        return _not_yet(f"{answer!r} is wrong; look at the batches that guided_solver_step and consistency pass on.")
-    return _right(f"{truth} latents a picture, and a gradient for one of them.")
+    if untouched(answer):
+        return hint("three networks; one of them compares with and without the caption.")
+    given, truth = whole(answer), _distillation_forwards()
+    if given != truth:
+        return not_yet(f"{given} is wrong; look at the batches that guided_solver_step and consistency pass on.")
+    return right(f"{truth} latents a picture, and a gradient for one of them.")
 
 
-def consistency_function(function: Callable) -> bool:
+@checker
+def consistency_function(function: Callable) -> Verdict:
     """Check ``function(z, velocity, alpha, sigma, t)`` against Eq. 9 at some timesteps (exercise E8.2)."""
     import torch
 
     from ..schedule import alphas_cumprod, boundary_scalings
 
+    advice = "the clean latents are alpha z - sigma v; c_skip and c_out mix them with z."
+    if untouched(function):
+        return hint(advice)
     z, velocity = torch.randn(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     for t in (999, 499, 19, 0):
         alpha = float(alphas_cumprod(zero_terminal_snr=True)[t] ** 0.5)
         sigma = (1 - alpha**2) ** 0.5
-        found = function(z, velocity, alpha, sigma, t)
-        if _untouched(found):
-            return _hint("the clean latents are alpha z - sigma v; c_skip and c_out mix them with z.")
+        found = answers.call(function, z.clone(), velocity.clone(), alpha, sigma, t)
+        if untouched(found):
+            return hint(advice)
         c_skip, c_out = boundary_scalings(t)
-        truth = c_skip * z + c_out * (alpha * z - sigma * velocity)
-        if getattr(found, "shape", None) != z.shape:
-            return _not_yet(f"the result is no tensor of the shape of z, {tuple(z.shape)}.")
-        if not torch.allclose(found.float(), truth, atol=1e-4):
-            return _not_yet(f"at timestep {t} the result is off by {float((found - truth).abs().max()):.2f} at most.")
-    return _right("equal at timesteps 999, 499, 19 and 0, where f returns its input.")
+        truth = (c_skip * z + c_out * (alpha * z - sigma * velocity)).numpy()
+        found = answers.array(found, truth.shape)
+        if not np.allclose(found, truth, atol=1e-4):
+            return not_yet(f"at timestep {t} the result is off by {np.abs(found - truth).max():.2f} at most.")
+    return right("equal at timesteps 999, 499, 19 and 0, where f returns its input.")
+
+
+def _setting(name: str, value: object) -> object:
+    """Return a setting's value as ``generate`` takes it."""
+    return value if type(value) is int and abs(value) < 10**6 else number(value, name)
+
+
+def _all_seen(
+    section: str, prompt: str, seeds: Sequence[int], settings: Mapping[str, object], labels: Iterable[str]
+) -> list[dict[str, str]]:
+    """Return what the judge sees of these labels in each seed's picture; ``NotYet`` where nothing can be drawn."""
+    try:
+        found = [_seen(section, prompt, seed, tuple(settings.items())) for seed in seeds]
+    except (TypeError, ValueError) as error:  # of the studio, about a prompt or a setting
+        raise NotYet(answers.told(error)) from None
+    return [{name: each[name] for name in labels} for each in found]
+
+
+def _off(settings: Mapping[str, float], fit: Mapping[str, float]) -> str:
+    """Return which settings are too low or too high."""
+    off = [name for name in settings if settings[name] != fit[name]]
+    return " and ".join(
+        f"{name} {settings[name]:g} is too {'low' if settings[name] < fit[name] else 'high'}" for name in off
+    )
 
 
 def _words(labels: dict[str, str]) -> str:
@@ -415,22 +481,3 @@ def _judge():
     from ..models.judge import load
 
     return load()
-
-
-def _untouched(answer: object) -> bool:
-    return answer is None or answer is ...
-
-
-def _hint(message: str) -> bool:
-    print(f"Hint: {message}")
-    return False
-
-
-def _not_yet(message: str) -> bool:
-    print(f"Not yet: {message}")
-    return False
-
-
-def _right(message: str) -> bool:
-    print(f"Right: {message}")
-    return True
