@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from .grid import Grid, sweep_axes
 from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
-from .models.device import resolve_device, resolve_profile, reuse_memory, versions
+from .models.device import resolve_device, resolve_profile, resolve_runtime, reuse_memory, versions
 from .models.doctor import prepare
 from .models.examples import example_image
 from .models.hashes import checkpoint_hashes
@@ -24,6 +25,7 @@ from .pictures import REDUCED, fit_image, keep_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
+from .sections.section import Section
 from .settings import EXAMPLE, complete, planned_timesteps, seeds, what_runs
 
 if TYPE_CHECKING:
@@ -190,7 +192,12 @@ class Studio:
 
 
 def load(
-    section: str, profile: str | None = None, device: str | None = None, model: str | None = None, **unknown: object
+    section: str,
+    profile: str | None = None,
+    device: str | None = None,
+    model: str | None = None,
+    runtime: str | None = None,
+    **unknown: object,
 ) -> Studio:
     """Load a section of the guide and return its studio.
 
@@ -209,11 +216,14 @@ def load(
     model
         For the guide profile one of ``lcm_nb.models.plans.models(section)``, e.g. "lcm-lora-sdxl";
         default: the guide's.
+    runtime
+        What draws: "diffusers" (the default), or on CPUs "openvino", which is faster and needs the extra
+        ``lcm_nb[openvino]``; "openvino-float32" computes no bfloat16. Its pixels differ from those of diffusers.
 
     Raises
     ------
     ValueError
-        For an unknown section, profile, device or model.
+        For an unknown section, profile, device, model or runtime.
     TypeError
         For another argument.
     OSError
@@ -223,13 +233,13 @@ def load(
     """
     if unknown:
         raise TypeError(
-            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device and model, "
-            "and chooses variant and dtype itself."
+            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device, model "
+            "and runtime, and chooses variant and dtype itself."
         )
-    return _load(plan_for(section, model), resolve_profile(profile), resolve_device(device))
+    return _load(plan_for(section, model), resolve_profile(profile), *resolve_runtime(runtime, device))
 
 
-def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
+def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
     """Load a plan; ``commits`` are those to take of its parts, else the pinned or newest."""
     folders: dict[str, Path] = {}
     if profile == "guide":
@@ -238,10 +248,19 @@ def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | No
         names = mini_checkpoints(plan, device)
     if problem := peft_problem(names):
         raise ImportError(problem)
+    names = replace(names, runtime=runtime)
     reuse_memory()
     with contextlib.nullcontext() if profile == "guide" else _no_loading_bars():
-        runtime = load_runtime(plan.section, names.moved(folders))
-    return Studio(plan, names, runtime)
+        return Studio(plan, names, _loader(runtime)(plan.section, names.moved(folders)))
+
+
+def _loader(runtime: str) -> Callable[[Section, Checkpoints], Runtime]:
+    """Return what loads a runtime of that name."""
+    if runtime == "diffusers":
+        return load_runtime
+    from .runtimes.openvino import load
+
+    return load
 
 
 @contextlib.contextmanager
@@ -274,7 +293,8 @@ def reproduce(path: str | Path) -> Result:
     record = read(path)
     facts = record.facts
     plan = plan_for(facts["section"], facts.get("model"))
-    studio = _load(plan, resolve_profile(facts["profile"]), _device_of(facts), record.commits)
+    runtime, device = resolve_runtime(facts.get("runtime"), _device_of(facts))
+    studio = _load(plan, resolve_profile(facts["profile"]), runtime, device, record.commits)
     _check_weights(path, record, studio)
     source = {"image": keep_image(record.source)} if record.source else {}
     result = studio.generate(**facts["settings"] | source)
