@@ -79,7 +79,8 @@ class Converted(torch.nn.Module):
     def __init__(self, module: torch.nn.Module, precision: str):
         super().__init__()
         self._stock = [module]  # in a list, torch does not take it for a part of this module
-        self._precision, self._compiled, self._weights = precision, {}, ""
+        self._precision, self._weights = precision, ""
+        self._compiled: dict[str, Any] = {}  # what was asked for -> what computes it
         self._one = torch.nn.Parameter(torch.zeros((), dtype=next(module.parameters()).dtype), requires_grad=False)
         self.config = getattr(module, "config", None)
 
@@ -117,9 +118,7 @@ class Converted(torch.nn.Module):
             raise OSError("OpenVINO finds no CPU that it can use here; use runtime='diffusers'.")
         with contextlib.suppress(RuntimeError):  # not there, or not whole
             return core.compile_model(core.read_model(path), "CPU", options)
-        shape = max(
-            (list(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim == 4), default=[]
-        )
+        shape = next(leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor))
         again = " for another shape" if self._compiled else ""
         print(f"Converting the {type(module).__name__} to OpenVINO{again}, once: {' x '.join(map(str, shape))}.")
         model = _convert(_Flat(module, leaves, spec))
@@ -135,7 +134,7 @@ class ConvertedUNet(Converted):
         if hasattr(unet, "add_embedding"):
             self.add_embedding = unet.add_embedding  # SDXL's pipelines read its width
 
-    def forward(self, *arguments: Any, return_dict: bool = False, **options: Any) -> tuple[torch.Tensor]:  # type: ignore[override]
+    def forward(self, *arguments: Any, return_dict: bool = False, **options: Any) -> tuple[torch.Tensor]:
         """Return a tuple, as with ``return_dict=False``."""
         return (super().forward(*arguments, return_dict=False, **options),)
 
