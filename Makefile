@@ -6,6 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
+# Options for the benchmark, e.g. BENCH_ARGS="controlnet --output docs/bench"
+BENCH_ARGS ?=
 
 # Groups, and their order, are of tests/conftest.py.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
@@ -18,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: lab ci check lint style stripped types test colab platforms format hooks
+.PHONY: lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -68,6 +70,10 @@ colab: $(COLAB)/.installed
 # What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
 platforms: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+
+# What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
+bench: $(INSTALLED)
+	LCM_NB_PROFILE=mini $(BIN)/lcm-nb bench $(BENCH_ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

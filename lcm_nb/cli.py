@@ -1,4 +1,4 @@
-"""The package from a terminal: ``lcm-nb info``, ``draw``, and for the guide profile ``doctor``, ``fetch``, ``pin``."""
+"""The package from a terminal: ``lcm-nb info``, ``draw``, ``bench``; of the guide's ``doctor``, ``fetch``, ``pin``."""
 
 import argparse
 import sys
@@ -64,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         "pin", help="write down the present commit of every repository, and load these from now on"
     )
     pin.set_defaults(command=_pin)
+
+    bench = commands.add_parser("bench", help="measure what drawing takes here, beside plain code; some minutes")
+    bench.add_argument(
+        "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
+    )
+    bench.add_argument("--rounds", type=int, default=7, help="how often each work is timed (7)")
+    bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3)")
+    bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
+    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -119,6 +128,17 @@ def _pin(arguments: argparse.Namespace) -> None:
     for repo, commit in pin().items():
         print(f"{commit}  {repo}")
     print(f"written to {PINS}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from .bench import measure, table, write
+
+    if min(arguments.rounds, arguments.cold) < 1:
+        raise ValueError(f"--rounds is {arguments.rounds} and --cold {arguments.cold}; give at least 1 for each.")
+    measured = measure(arguments.section, rounds=arguments.rounds, cold=arguments.cold)
+    print(table(measured))
+    for path in write(measured, arguments.output) if arguments.output else []:
+        print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ class Result:
             "picture": index,
             "timesteps": self.timesteps,
             "device": self.checkpoints.device,
+            "runtime": self.checkpoints.runtime,
             "checkpoints": hashes,
             "versions": versions(),
         }

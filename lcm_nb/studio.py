@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from . import kept
 from .grid import Grid, sweep_axes
 from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
-from .models.device import PROFILES, resolve_device, resolve_profile, reuse_memory, versions
+from .models.device import PROFILES, resolve_device, resolve_profile, resolve_runtime, reuse_memory, versions
 from .models.doctor import examine, prepare
 from .models.examples import example_image
 from .models.hashes import check_family, checkpoint_hashes
@@ -26,6 +27,7 @@ from .pictures import REDUCED, fit_image, keep_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
+from .sections.section import Section
 from .settings import EXAMPLE, complete, planned_timesteps, seeds, what_runs
 from .turn import Turn, check_process
 
@@ -243,7 +245,12 @@ class Studio:
 
 
 def load(
-    section: str, profile: str | None = None, device: str | None = None, model: str | None = None, **unknown: object
+    section: str,
+    profile: str | None = None,
+    device: str | None = None,
+    model: str | None = None,
+    runtime: str | None = None,
+    **unknown: object,
 ) -> Studio:
     """Load a section of the guide and return its studio.
 
@@ -262,11 +269,14 @@ def load(
     model
         For the guide profile one of ``lcm_nb.models.plans.models(section)``, e.g. "lcm-lora-sdxl";
         default: the guide's.
+    runtime
+        What draws: "diffusers" (the default), or on CPUs "openvino", which is faster and needs the extra
+        ``lcm_nb[openvino]``; "openvino-float32" computes no bfloat16. Its pixels differ from those of diffusers.
 
     Raises
     ------
     ValueError
-        For an unknown section, profile, device or model.
+        For an unknown section, profile, device, model or runtime.
     TypeError
         For another argument.
     OSError
@@ -277,13 +287,13 @@ def load(
     """
     if unknown:
         raise TypeError(
-            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device and model, "
-            "and chooses variant and dtype itself."
+            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device, model "
+            "and runtime, and chooses variant and dtype itself."
         )
-    return _load(plan_for(section, model), resolve_profile(profile), resolve_device(device))
+    return _load(plan_for(section, model), resolve_profile(profile), *resolve_runtime(runtime, device))
 
 
-def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
+def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
     """Load a plan; ``commits`` are those to take of its parts, else the pinned or newest."""
     global _loaded_in
     check_process(_loaded_in or os.getpid())
@@ -296,11 +306,21 @@ def _load(plan: Plan, profile: str, device: str, commits: Mapping[str, str] | No
         check_family(names.parts.values())
     if problem := peft_problem(names):
         raise ImportError(problem)
+    names = replace(names, runtime=runtime)
     reuse_memory()
     with contextlib.nullcontext() if profile == "guide" else _no_loading_bars():
-        runtime = load_runtime(plan.section, names.moved(folders))
+        drawing = _loader(runtime)(plan.section, names.moved(folders))
     _loaded_in = os.getpid()
-    return Studio(plan, names, runtime)
+    return Studio(plan, names, drawing)
+
+
+def _loader(runtime: str) -> Callable[[Section, Checkpoints], Runtime]:
+    """Return what loads a runtime of that name."""
+    if runtime == "diffusers":
+        return load_runtime
+    from .runtimes.openvino import load
+
+    return load
 
 
 @contextlib.contextmanager
@@ -339,10 +359,10 @@ def reproduce(path: str | Path, profile: str | None = None) -> Result:
     record = read(path)
     facts = record.facts
     plan = plan_for(facts["section"], facts.get("model"))
-    device = _device_of(facts)
+    runtime, device = resolve_runtime(facts.get("runtime"), _device_of(facts))
     chosen = _profile_of(path, record, profile, plan, device)
     settings = _settings_of(path, record, plan, chosen)
-    studio = _load(plan, chosen, device, record.commits)
+    studio = _load(plan, chosen, runtime, device, record.commits)
     _check_weights(path, record, studio)
     result = studio.generate(**settings)
     again = np.asarray(result.images[facts.get("picture", 0)])

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "lcm_nb"
 ORDER = {
     "training": ["tutorial", "cli"],
     "tutorial": ["studio"],
-    "cli": ["studio"],
+    "cli": ["bench"],
+    "bench": ["studio"],
     "studio": ["result", "runtimes", "widgets", "grid", "turn"],
     "result": ["models", "grid", "png"],
     "runtimes": ["models"],

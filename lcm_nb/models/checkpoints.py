@@ -24,7 +24,8 @@ class Checkpoints:
     ``device`` goes to ``pipe.to``. ``scheduler`` is the name of the diffusers class, ``scheduler_options``
     what is set besides the base's own configuration. ``variants``, ``revisions`` and ``subfolders`` map parts
     to what is set for them, and ``measures`` are what is done to fit the device's memory
-    (:mod:`lcm_nb.models.doctor`).
+    (:mod:`lcm_nb.models.doctor`). ``runtime`` is the name of what draws
+    (:func:`lcm_nb.models.device.resolve_runtime`).
     """
 
     base: str
@@ -48,6 +49,7 @@ class Checkpoints:
     variants: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
     subfolders: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = "diffusers"
 
     @property
     def parts(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 
@@ -11,7 +12,8 @@ import torch
 from ..files import shown
 
 PROFILES = ("mini", "guide")
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow", "openvino")
+RUNTIMES = ("diffusers", "openvino", "openvino-float32")
 # diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
 _NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
 DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
@@ -53,6 +55,42 @@ def resolve_device(device: str | None = None) -> str:
         there = resolve_device()
         raise ValueError(f"device {shown(device)} is not available here; use {there!r} or leave it out.") from None
     return str(device)
+
+
+def resolve_runtime(runtime: str | None, device: str | None) -> tuple[str, str]:
+    """Return what draws, and on which device: "diffusers" unless another is named; OpenVINO has the CPU.
+
+    "openvino" computes in bfloat16 where the CPU does, "openvino-float32" never.
+
+    Raises
+    ------
+    ValueError
+        For an unknown runtime, or a device that it cannot use.
+    ImportError
+        If the runtime's package is not installed.
+    """
+    name = runtime or "diffusers"
+    if name not in RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}; use one of {', '.join(map(repr, RUNTIMES))}.")
+    if name == "diffusers":
+        return name, resolve_device(device)
+    if device not in (None, "cpu"):
+        raise ValueError(
+            f"runtime {name!r} computes on the CPU, and device is {device!r}; leave device out, "
+            "or use runtime='diffusers'."
+        )
+    if not importlib.util.find_spec("openvino"):
+        raise ImportError(
+            f'runtime {name!r} needs the package openvino: `pip install "lcm_nb[openvino]"`, then restart the kernel.'
+        )
+    return name, "cpu"
+
+
+def computes_bfloat16() -> bool:
+    """Return whether this CPU computes bfloat16 itself, by AVX-512 or AMX, and does not emulate it."""
+    return bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    )
 
 
 def weights_dtype(device: str) -> torch.dtype:
