@@ -63,13 +63,14 @@ colab: export LCM_NB_PROFILE = mini
 colab: export HF_HUB_OFFLINE = 1
 colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest -m slow tests/test_colab.py
-	$(COLAB)/bin/python -m pytest tests/test_panel.py tests/test_pictures.py tests/test_kernel.py
+	$(COLAB)/bin/python -m pytest tests/test_panel.py tests/test_inputs.py tests/test_pictures.py tests/test_kernel.py
 	$(COLAB)/bin/python -m pytest tests/test_guide.py tests/test_hub.py -k "image-to-image or brings_all"
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
 # What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
 platforms: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+	$(BIN)/python -m tests.storm --events 250
 
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)

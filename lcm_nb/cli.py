@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from .files import check_target
 from .sections import BY_NAME, SECTIONS
@@ -49,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.set_defaults(command=_draw)
 
+    _add_guide(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_guide(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="say whether the models fit this computer and are whole; asks nobody")
     doctor.add_argument("section", nargs="?", help=f"one of {', '.join(SECTIONS)}; default: all")
     doctor.add_argument("--model", help="default: the guide's")
@@ -65,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     pin.set_defaults(command=_pin)
 
+
+def _add_bench(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure what drawing takes here, beside plain code; some minutes")
     bench.add_argument(
         "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
@@ -73,7 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3)")
     bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
     bench.set_defaults(command=_bench)
-    return parser
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -161,9 +161,9 @@ class Studio:
 
         if self._panel is not None:
             self._panel.close()
-        self._panel = Panel(
+        self._panel = panel = Panel(
             self.settings,
-            run=self._generate,
+            run=lambda **settings: self._generate(waiting=panel.check, **settings),
             code=self.code,
             cancelled=Cancelled,
             plan=what_runs,
@@ -172,7 +172,7 @@ class Studio:
             describe=self._describe if self.checkpoints.profile == "mini" else None,
             read=self._settings_of,
         )
-        return self._panel
+        return panel
 
     def _describe(self, image: Image.Image) -> str:
         """Return in a line what the mini family's judge sees in a picture."""

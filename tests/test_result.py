@@ -31,7 +31,7 @@ def loads(monkeypatch) -> list:
     """What is loaded: nothing, where a file is refused."""
     loaded = []
 
-    def load(plan, profile, device, commits):
+    def load(plan, profile, runtime, device, commits):
         loaded.append(profile)
         return studio_with(Dice(), plan.section.name)
 

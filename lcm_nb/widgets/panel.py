@@ -124,6 +124,11 @@ class Panel(widgets.VBox):
         """Stop the run in flight within one step; the picture on screen stays."""
         self._stopped.set()
 
+    def check(self) -> None:
+        """Raise the exception that stops a run, if Stop was pressed or newer values wait; for whatever waits to run."""
+        if self._stopped.is_set() or self._mailbox.outdated():
+            raise self._hooks.cancelled
+
     def wait(self, timeout: float | None = None):
         """Wait until nothing runs, and return the result on screen.
 
@@ -398,8 +403,7 @@ class Panel(widgets.VBox):
         return Drawn(self._hooks.run(on_step=partial(self._on_step, number, cases), **case))
 
     def _on_step(self, case: int, cases: int, step) -> None:
-        if self._stopped.is_set() or self._mailbox.outdated():
-            raise self._hooks.cancelled
+        self.check()
         within = (step.picture - 1 + step.number / step.total) / step.pictures
         progress = (case - 1 + within) / cases
         if not self._previews.worth(step):
