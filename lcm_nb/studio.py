@@ -161,9 +161,9 @@ class Studio:
 
         if self._panel is not None:
             self._panel.close()
-        self._panel = panel = Panel(
+        panel: Panel = Panel(
             self.settings,
-            run=lambda **settings: self._generate(waiting=panel.check, **settings),
+            run=lambda **settings: self._generate(waiting=panel.check, **settings),  # the panel below
             code=self.code,
             cancelled=Cancelled,
             plan=what_runs,
@@ -172,6 +172,7 @@ class Studio:
             describe=self._describe if self.checkpoints.profile == "mini" else None,
             read=self._settings_of,
         )
+        self._panel = panel
         return panel
 
     def _describe(self, image: Image.Image) -> str:
