@@ -232,7 +232,7 @@ FIRST_TRIES = {
         "a Panda in space", controlnet_conditioning_scale=1.0, section="controlnet", **PANDA
     ),
     "E5.2": lambda: checks.recognised(
-        "in a forest", adapter_conditioning_scale=0.8, adapter_conditioning_factor=0.25, section="t2i-adapter", **FAIRY
+        "magic forest", adapter_conditioning_scale=0.8, adapter_conditioning_factor=0.25, section="t2i-adapter", **FAIRY
     ),
     "E7.2": lambda: checks.combined(1.0, 1.0),
 }
