@@ -64,7 +64,8 @@ class DiffusersRuntime:
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
         styles = scaled(self.pipe, self.section, self.names, call.scales)
-        note = unread(self.pipe.tokenizer, call.arguments)
+        twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
+        note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
         with enough_memory(remedy), styles, silenced(self.pipe), predictions(self.pipe) as seen:
             callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, seen[-1]))
             try:
