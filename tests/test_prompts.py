@@ -40,6 +40,11 @@ def test_long_rests_are_cut_and_both_prompts_are_named(tokenizer):
     assert "the prompt has" in told and "the negative prompt has" in told and len(told) < 300
 
 
+def test_a_negative_prompt_without_effect_is_not_spoken_of(tokenizer):
+    given = {"prompt": "a fox", "negative_prompt": "fox " * 400}
+    assert unread(tokenizer, given, negative_acts=False) == "" != unread(tokenizer, given)
+
+
 @pytest.fixture
 def lines():
     """What diffusers and transformers print."""

@@ -32,7 +32,9 @@ from .runtime import Call, Drawing, Geometry, OnStep
 # Parts that are loaded on their own and handed to the pipeline.
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
 LCM_LORA = "lcm"  # the adapter's name
-OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory")
+OUT_OF_MEMORY = re.compile(
+    "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
+)
 LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
@@ -66,7 +68,8 @@ class DiffusersRuntime:
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
         styles = scaled(self.pipe, self.section, self.names, call.scales)
-        note = unread(self.pipe.tokenizer, call.arguments)
+        twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
+        note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
         with enough_memory(remedy), styles, silenced(self.pipe), predictions(self.pipe) as seen:
             callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, seen[-1]))
             try:

@@ -10,9 +10,9 @@ LONGEST = 60  # characters of what was not read that a note shows
 _LINES = ("The following part of your input was truncated", "Token indices sequence length is longer than")
 
 
-def unread(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
-    """Return in one sentence what of the prompts is cut off, "" for nothing."""
-    names = {"prompt": "the prompt", "negative_prompt": "the negative prompt"}
+def unread(tokenizer: Any, arguments: Mapping[str, Any], *, negative_acts: bool = True) -> str:
+    """Return in one sentence what of the prompts is cut off, "" for nothing, and nothing of one without effect."""
+    names = {"prompt": "the prompt"} | ({"negative_prompt": "the negative prompt"} if negative_acts else {})
     told = (_unread(tokenizer, words, arguments.get(name) or "") for name, words in names.items())
     return "; ".join(filter(None, told))
 
