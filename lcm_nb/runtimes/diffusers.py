@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -33,6 +34,7 @@ from .runtime import Call, Drawing, Geometry, OnStep
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
 LCM_LORA, LCM_LORA_FILE = "lcm", "pytorch_lora_weights.safetensors"
 OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory")
+SMALL_MAC = 16 * 2**30  # bytes: below, diffusers' documentation advises attention slicing on Apple's GPUs
 TEXTS = 32  # prompts whose embeddings are remembered
 LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
@@ -53,7 +55,8 @@ class DiffusersRuntime:
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
         self._quick: Decode | None = None
-        self._texts, self._scales = remember_texts(pipe), {}
+        self._texts = remember_texts(pipe)
+        self._scales: Mapping[str, float] = {}  # of the style LoRAs, when these were encoded
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -160,6 +163,8 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
+    if names.device.startswith("mps") and psutil.virtual_memory().total < SMALL_MAC:
+        pipe.enable_attention_slicing()
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
         pipe.enable_model_cpu_offload(device=names.device)
         return pipe
