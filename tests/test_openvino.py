@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import lcm_nb
 from lcm_nb.models import device
@@ -32,6 +33,14 @@ def drawn(folder):
     """A studio that has drawn a picture, and the picture."""
     studio = lcm_nb.load("text-to-image", runtime=RUNTIME)
     return studio, studio.generate(seed=3, num_inference_steps=2)
+
+
+def convert_something() -> None:
+    """Convert a layer and run it."""
+    from lcm_nb.runtimes.openvino import Converted
+
+    layer = torch.nn.Linear(4, 4)
+    assert torch.allclose(Converted(layer, "f32")(torch.ones(1, 4)), layer(torch.ones(1, 4)), atol=1e-5)
 
 
 def far(one, other) -> int:
@@ -77,6 +86,17 @@ def test_a_broken_cache_is_made_anew(drawn, folder, capsys):
     assert len(list(folder.iterdir())) == 2
 
 
+def test_another_shape_is_said(folder, capsys):
+    from lcm_nb.runtimes.openvino import Converted
+
+    layer = Converted(torch.nn.Linear(4, 4), "f32")
+    assert layer(torch.ones(1, 4)).shape == (1, 4) and layer(torch.ones(2, 4)).shape == (2, 4)
+    assert capsys.readouterr().out.splitlines() == [
+        "Converting the Linear to OpenVINO, once: 1 x 4.",
+        "Converting the Linear to OpenVINO for another shape, once: 2 x 4.",
+    ]
+
+
 def test_an_interrupted_conversion_leaves_nothing(drawn, folder, monkeypatch):
     import openvino
 
@@ -89,7 +109,7 @@ def test_an_interrupted_conversion_leaves_nothing(drawn, folder, monkeypatch):
 
     monkeypatch.setattr(openvino, "save_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        lcm_nb.load("text-to-image", runtime=RUNTIME).generate(num_inference_steps=1)
+        convert_something()
     assert list(folder.iterdir()) == []
 
 
@@ -101,7 +121,7 @@ def test_a_full_disk_is_said_and_the_picture_comes(drawn, folder, monkeypatch):
 
     monkeypatch.setattr(openvino, "save_model", full)
     with pytest.warns(UserWarning, match=r"was not kept in .* \(\[Errno 28\] No space left on device\); make room"):
-        lcm_nb.load("text-to-image", runtime=RUNTIME).generate(num_inference_steps=1)
+        convert_something()
     assert list(folder.iterdir()) == []
 
 
