@@ -309,7 +309,7 @@ def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[
         raise ImportError(problem)
     names = replace(names, runtime=runtime)
     reuse_memory()
-    with contextlib.nullcontext() if profile == "guide" else _no_loading_bars():
+    with contextlib.nullcontext() if profile == "guide" else quiet_loads():
         drawing = _loader(runtime)(plan.section, names.moved(folders))
     _loaded_in = os.getpid()
     return Studio(plan, names, drawing)
@@ -325,7 +325,7 @@ def _loader(runtime: str) -> Callable[[Section, Checkpoints], Runtime]:
 
 
 @contextlib.contextmanager
-def _no_loading_bars() -> Iterator[None]:
+def quiet_loads() -> Iterator[None]:
     """Hide the bars of loads that take a second; the switches are the libraries' own, and global."""
     switches = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
     for switch in switches:

@@ -225,7 +225,7 @@ def test_runtime_imports_are_declared():
     package = ROOT / "lcm_nb"
     code = [path.read_text() for path in package.rglob("*.py") if path.parent != package / "training"]
     code += [notebook_code(path) for path in (ROOT / "notebooks").glob("*.ipynb")]
-    known = names([*PROJECT["dependencies"], *EXTRAS["openvino"]])  # the extra is the runtime's of that name
+    known = names([*PROJECT["dependencies"], *EXTRAS["openvino"]])  # the latter is imported where it was asked for
     assert set().union(*map(third_party, code)) <= known
 
 

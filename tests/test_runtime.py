@@ -221,3 +221,20 @@ def test_a_hint_costs_a_fraction_of_its_picture(studio):
         return time.perf_counter() - start
 
     assert min(seconds(True) for _ in range(9)) < 0.4 * min(seconds(False) for _ in range(9))
+
+
+# -- prompts --------------------------------------------------------------------------
+
+
+def test_a_prompt_is_encoded_once_and_the_pixels_are_the_same(studio, monkeypatch):
+    encoded, forward = [], type(studio.pipe.text_encoder).forward
+    counted = lambda encoder, *a, **k: encoded.append(1) or forward(encoder, *a, **k)  # noqa: E731
+    monkeypatch.setattr(type(studio.pipe.text_encoder), "forward", counted)
+    settings = dict(prompt="a fox that was never drawn before", num_inference_steps=1)
+    first = studio.generate(**settings)
+    once = len(encoded)
+    second = studio.generate(**settings)
+    assert once > 0 and len(encoded) == once
+    assert np.array_equal(np.asarray(first.image), np.asarray(second.image))
+    other = studio.generate(**settings | {"prompt": "another"})
+    assert len(encoded) == 2 * once and not np.array_equal(np.asarray(first.image), np.asarray(other.image))

@@ -37,7 +37,7 @@ def resolve_profile(profile: str | None = None) -> str:
 
 
 def resolve_device(device: str | None = None) -> str:
-    """Return ``device``, else "cuda" where there is one, else "cpu".
+    """Return ``device``, else "cuda" where there is one, else Apple's "mps", else "cpu".
 
     Raises
     ------
@@ -45,7 +45,7 @@ def resolve_device(device: str | None = None) -> str:
         If the device does not exist here; the message says which do.
     """
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device).type if isinstance(device, (str, torch.device)) else "meta"
         if kind == "meta":  # holds no numbers: nothing can be drawn with it
@@ -114,7 +114,8 @@ def reuse_memory() -> None:
 def info() -> dict[str, str]:
     """Return versions, device and profile as text."""
     device = resolve_device()
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    cores = f"{os.cpu_count()} CPU cores"
+    name = torch.cuda.get_device_name() if device == "cuda" else "Apple's GPU" if device == "mps" else cores
     return {
         "lcm_nb": importlib.metadata.version("lcm_nb"),
         "python": platform.python_version(),

@@ -1,6 +1,7 @@
 """Before anything long starts: what a section needs, what there is, what is done to make it fit."""
 
 import gc
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import psutil
 import torch
 
 from .checkpoints import Checkpoints, guide_checkpoints, peft_problem
-from .device import versions
+from .device import computes_bfloat16, versions
 from .hub import absent, bring, cache_folder, cached, disk_problem, free_disk, gigabytes
 from .plans import FP16_VAE, VAE, Plan, Source
 
@@ -54,6 +55,11 @@ class Report:
         rows += [("download", f"{gigabytes(self.download)} to {cache_folder()}, {gigabytes(self.disk)} free")]
         rows += [("to fit", line) for line in self._measures()]
         rows += [("memory", f"{gigabytes(self.needed)} needed")]
+        if _on_cpu(self.names.device) and not self.names.styles and importlib.util.find_spec("openvino"):
+            kind = "bfloat16" if computes_bfloat16() else "float32"
+            rows += [
+                ("faster", f"lcm_nb.load(..., runtime='openvino'): in {kind}, converted once; pixels differ a little")
+            ]
         rows += [("problem", problem) for problem in self.problems] or [("verdict", "it will run")]
         width = max(len(name) for name, _ in rows)
         last, lines = "", [f"{self.plan.section.name}, model {self.names.model}"]

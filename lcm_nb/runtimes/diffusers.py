@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -20,6 +21,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from torch.utils._pytree import tree_flatten, tree_map
 
 from ..models.checkpoints import Checkpoints
 from ..models.device import DTYPE_ARGUMENT
@@ -35,6 +37,8 @@ LCM_LORA = "lcm"  # the adapter's name
 OUT_OF_MEMORY = re.compile(
     "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
 )
+SMALL_MAC = 16 * 2**30  # bytes: below, diffusers' documentation advises attention slicing on Apple's GPUs
+TEXTS = 32  # prompts whose embeddings are remembered
 LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
@@ -54,6 +58,8 @@ class DiffusersRuntime:
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
         self._quick: Decode | None = None
+        self._texts = remember_texts(pipe)
+        self._scales: Mapping[str, float] = {}  # of the style LoRAs, when these were encoded
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -67,6 +73,9 @@ class DiffusersRuntime:
         picture = {"image": call.image} if call.image is not None else {}
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
+        if call.scales != self._scales:  # a style may act on text encoders, too
+            self._texts.clear()
+            self._scales = dict(call.scales)
         styles = scaled(self.pipe, self.section, self.names, call.scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
@@ -160,6 +169,8 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
+    if names.device.startswith("mps") and psutil.virtual_memory().total < SMALL_MAC:
+        pipe.enable_attention_slicing()
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
         pipe.enable_model_cpu_offload(device=names.device)
         return pipe
@@ -227,6 +238,35 @@ def scaled(
         yield
     finally:
         set_scales(pipe, names, default_scales(section, names))
+
+
+# -- texts ----------------------------------------------------------------------------
+
+
+def remember_texts(pipe: Any) -> dict[str, Any]:
+    """Let a pipeline remember what its text encoders made of the last prompts, to the bit, and return where it does.
+
+    With model CPU offload the encoders stay where they are, then. What is no plain value, such as a tensor given
+    instead of a prompt, is not remembered.
+    """
+    known: dict[str, Any] = {}
+    encode = pipe.encode_prompt
+
+    @functools.wraps(encode)
+    def encode_prompt(*arguments: Any, **options: Any) -> Any:
+        encoders = [id(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2", "tokenizer")]
+        leaves, spec = tree_flatten((arguments, options))
+        if not all(leaf is None or isinstance(leaf, (str, bool, int, float, torch.device)) for leaf in leaves):
+            return encode(*arguments, **options)
+        key = repr((encoders, leaves, spec))
+        made = known.pop(key) if key in known else encode(*arguments, **options)
+        known[key] = made  # the last used stands last
+        if len(known) > TEXTS:
+            known.pop(next(iter(known)))
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, made)
+
+    pipe.encode_prompt = encode_prompt
+    return known
 
 
 # -- watching a run -------------------------------------------------------------------

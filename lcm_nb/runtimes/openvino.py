@@ -122,8 +122,9 @@ class Converted(torch.nn.Module):
         again = " for another shape" if self._compiled else ""
         print(f"Converting the {type(module).__name__} to OpenVINO{again}, once: {' x '.join(map(str, shape))}.")
         model = _convert(_Flat(module, leaves, spec))
-        _keep(model, path.parent)
-        return core.compile_model(model, "CPU", options)
+        kept = _keep(model, path.parent)
+        # What was kept is folded a little otherwise: this run's pixels are to be those of the next.
+        return core.compile_model(core.read_model(path) if kept else model, "CPU", options)
 
 
 class ConvertedUNet(Converted):
@@ -197,8 +198,8 @@ def _place(weights: str, key: str) -> Path:
     return cache_folder() / hashlib.sha256("\n".join([weights, key, *made_by]).encode()).hexdigest()[:32]
 
 
-def _keep(model: Any, folder: Path) -> None:
-    """Write a model, whole or not at all."""
+def _keep(model: Any, folder: Path) -> bool:
+    """Write a model, whole or not at all, and return whether it is there."""
     import openvino
 
     unfinished = ""
@@ -208,12 +209,14 @@ def _keep(model: Any, folder: Path) -> None:
         openvino.save_model(model, Path(unfinished) / "model.xml", compress_to_fp16=False)
         shutil.rmtree(folder, ignore_errors=True)  # one that could not be read
         os.replace(unfinished, folder)
+        return True
     except (OSError, RuntimeError) as error:
         warnings.warn(
             f"The converted model was not kept in {folder.parent} ({error}); make room there, "
             "or it is converted again next time.",
             stacklevel=2,
         )
+        return False
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
