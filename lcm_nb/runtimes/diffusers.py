@@ -31,7 +31,9 @@ from .runtime import Call, Drawing, Geometry, OnStep
 # Parts that are loaded on their own and handed to the pipeline.
 PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
 LCM_LORA, LCM_LORA_FILE = "lcm", "pytorch_lora_weights.safetensors"
-OUT_OF_MEMORY = re.compile("CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried")
+OUT_OF_MEMORY = re.compile(
+    "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
+)
 PREVIEW = 64  # latents on a side: more are shrunk before a preview is decoded
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
