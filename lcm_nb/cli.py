@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from .sections import BY_NAME, SECTIONS
 from .settings import complete, slug
@@ -55,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     pin.set_defaults(command=_pin)
 
+    _add_bench(commands)
+    return parser
+
+
+def _add_bench(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure what drawing takes here, beside plain code; some minutes")
     bench.add_argument(
         "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
@@ -63,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3)")
     bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
     bench.set_defaults(command=_bench)
-    return parser
 
 
 def _info(arguments: argparse.Namespace) -> None:
