@@ -233,7 +233,7 @@ def test_training_and_test_imports_are_declared():
     known = names([*PROJECT["dependencies"], *EXTRAS["training"]])
     for path in (ROOT / "lcm_nb/training").glob("*.py"):
         assert third_party(path.read_text()) <= known, path.name
-    known |= names(EXTRAS["test"])
+    known |= names([*EXTRAS["test"], *EXTRAS["openvino"]])
     for path in (ROOT / "tests").glob("*.py"):
         assert third_party(path.read_text()) <= known, path.name
 

@@ -62,7 +62,7 @@ def test_a_run_says_it_in_its_note_and_nowhere_else(studio, lines):
     result = studio._generate(prompt="fox " * 100, num_inference_steps=1)
     assert result.note.startswith("the prompt has 102 tokens, and the model reads 40; not read: 'fox fox")
     assert lines == []
-    studio.pipe("fox " * 100, num_inference_steps=1)
+    studio.pipe("owl " * 100, num_inference_steps=1)  # another: what was encoded once is remembered
     assert any("truncated" in line for line in lines)  # the plain pipeline goes on to say it
     with pytest.warns(UserWarning, match="102 tokens"):
         studio.generate(prompt="fox " * 100, num_inference_steps=1)

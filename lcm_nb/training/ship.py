@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..models.hashes import write_hashes
 from . import data
 from .loop import Settings, made_by
 from .scenes import Painter, Scene
@@ -68,6 +69,7 @@ def ship(work: Path, target: Path) -> Path:
     for name, folder in folders.items():
         shutil.copytree(folder, target if name == "card" else target / name, dirs_exist_ok=True)
     forget_origins(target)
+    write_hashes(target)
     print(f"{size:.1f} MB in {target}")
     return target
 
