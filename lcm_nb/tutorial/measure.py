@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+from ..models import judge
 from ..models.checkpoints import MINI
 from ..models.judge import Judge
 from .captions import labels, scene_at
@@ -36,6 +37,11 @@ def cases(count: int = 200, seed: int = CASES_SEED) -> tuple[list[str], list[dic
     """Return captions of held-out scenes with one subject each, and their labels for the judge."""
     scenes = [scene_at(seed, i, held_out=True, subjects=1) for i in range(count)]
     return [caption for _, caption in scenes], [labels(scene) for scene, _ in scenes]
+
+
+def load_judge() -> Judge:
+    """Return the judge that ships with the package, ready to use on the CPU."""
+    return judge.load()
 
 
 def load_shard(path: Path = MINI / SHARD) -> tuple[torch.Tensor, list[str]]:
