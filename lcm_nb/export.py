@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .settings import RECIPES
+from .web import built_folder
 
 SOURCE = Path(__file__).parent / "web"
 SECTION = "text-to-image"
@@ -66,12 +67,6 @@ PACKAGES = (
     ),
 )
 PAGE = ("index.html", "lcm.js", "lcm.css", "sw.js")
-
-
-def default_folder() -> Path:
-    """Return where the command builds and ``web_panel`` looks if neither is told: a cache of the user's."""
-    cache = os.environ.get("LCM_NB_WEB") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcm_nb"
-    return Path(cache) / ("" if os.environ.get("LCM_NB_WEB") else "web")
 
 
 def export(out: str | Path, *, say=print) -> dict:
@@ -119,7 +114,7 @@ def export(out: str | Path, *, say=print) -> dict:
         "limits": {name: limits(spec) for name, spec in controls().items() if spec.low is not None},
         "examples": list(EXAMPLES),
         "poster": "poster.webp",
-        "checkpoints": checkpoint_record(studio),
+        "record": record(studio),
     }
     write_page(out, manifest)
     say(f"{out}: {manifest['bytes'] / 1e6:.1f} MB to download before the first picture")
@@ -170,11 +165,19 @@ def schedule(scheduler) -> dict[str, object]:
     }
 
 
-def checkpoint_record(studio) -> dict[str, object]:
-    """Return what a saved picture says of its checkpoints, as ``Result.save`` writes it."""
+def record(studio) -> dict[str, object]:
+    """Return what a picture saved from the page says of its making, as ``Result.save`` does."""
     from .studio import checkpoint_hashes
 
-    return checkpoint_hashes(studio.section, studio.checkpoints)
+    names = studio.checkpoints
+    return {
+        "section": studio.section,
+        "profile": names.profile,
+        "model": names.model,
+        "device": names.device,
+        "checkpoints": checkpoint_hashes(studio.section, names),
+        "versions": {package.name: package.version for package in PACKAGES},
+    }
 
 
 def fetch_packages(assets: Path) -> list[str]:
@@ -237,7 +240,7 @@ def write_graphs(studio, assets: Path, *, say=print) -> dict[str, list[str]]:
     weights = _copy_weights(studio.checkpoints, assets)
     files = {}
     with torch.no_grad():
-        for name, (module, inputs, outputs) in _parts(studio.pipe, graphs).items():
+        for name, (module, inputs, outputs) in _parts(studio.pipe).items():
             path = assets / f"{name}.onnx"
             with _quiet():
                 graphs.write_graph(path, module, inputs, outputs)
@@ -262,14 +265,16 @@ def _copy_weights(names, assets: Path) -> dict[str, list[str]]:
     return {"text": ["text_encoder", "text_encoder_2"], "decoder": ["vae"], "unet": ["unet"]}
 
 
-def _parts(pipe, graphs) -> dict[str, tuple]:
+def _parts(pipe) -> dict[str, tuple]:
     """Return graph -> module, example inputs, names of its outputs."""
     import torch
+
+    from .web.parts import Decoder, Text, UNet
 
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(latent_shape(pipe), generator=generator)
     ids = [_ids(tokenizer) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
-    text = graphs.Text(pipe)
+    text = Text(pipe)
     embeddings, pooled = text(*ids)
     side = float(pipe.unet.config.sample_size * pipe.vae_scale_factor)
     inputs = {
@@ -281,8 +286,8 @@ def _parts(pipe, graphs) -> dict[str, tuple]:
     }
     return {
         "text": (text, {"ids": ids[0], "ids_2": ids[1]}, ["embeddings", "pooled"]),
-        "decoder": (graphs.Decoder(pipe.vae), {"latents": latents}, ["picture"]),
-        "unet": (graphs.UNet(pipe, side), inputs, ["output"]),
+        "decoder": (Decoder(pipe.vae), {"latents": latents}, ["picture"]),
+        "unet": (UNet(pipe, side), inputs, ["output"]),
     }
 
 
@@ -355,7 +360,7 @@ def third_party() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Build the page; return 0, or 2 after a one-line error."""
     parser = argparse.ArgumentParser(prog="python -m lcm_nb.export", description=__doc__.split("\n")[0])
-    parser.add_argument("out", nargs="?", type=Path, default=default_folder(), metavar="OUT", help="the folder")
+    parser.add_argument("out", nargs="?", type=Path, default=built_folder(), metavar="OUT", help="the folder")
     given = parser.parse_args(argv)
     try:
         export(given.out)

@@ -31,14 +31,16 @@ function fromAddress(base) {
 /** Assets that a notebook's kernel sends, piece by piece. */
 function fromKernel(model) {
   const listeners = new Map();
-  model.on("msg:custom", ({ asset, done }, buffers) => {
+  const view = Math.random().toString(36).slice(2); // all views of a widget hear all messages
+  model.on("msg:custom", ({ asset, view: whose, done }, buffers) => {
+    if (whose !== view) return;
     const data = buffers[0];
     const bytes = data instanceof ArrayBuffer ? data : data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
     listeners.get(asset)?.(bytes, done);
   });
   const pieces = (name, onPiece) => {
     listeners.set(name, onPiece);
-    model.send({ need: name });
+    model.send({ need: name, view });
   };
   const read = (name) =>
     new Promise((resolve) => {
@@ -100,6 +102,41 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 function described({ prompt, steps, guidance, seed }) {
   return `“${prompt}”, ${plural(steps, "step")}, guidance ${guidance}, seed ${seed}`;
+}
+
+// -- PNG files that carry their settings, as Result.save in lcm_nb/studio.py writes them ----------------
+
+async function withSettings(png, { prompt, steps, guidance, seed }, timesteps, { record, side }) {
+  const settings = { prompt, num_inference_steps: steps, guidance_scale: guidance, seed };
+  const model = record.checkpoints.unet;
+  const fields = `Steps: ${steps}, Sampler: LCM, CFG scale: ${guidance}, Seed: ${seed}, Size: ${side}x${side}`;
+  const parameters = `${prompt}\n${fields}, Model hash: ${model.sha256.slice(0, 10)}, Model: ${model.name}`;
+  const chunks = [
+    textChunk("parameters", parameters),
+    textChunk("lcm_nb", JSON.stringify({ ...record, settings, timesteps })),
+  ];
+  const header = 33; // signature and size come first in every PNG
+  return new Blob([png.slice(0, header), ...chunks, png.slice(header)], { type: "image/png" });
+}
+
+/** Return an iTXt chunk: length, type, keyword, four fields that stay empty, text, checksum. */
+function textChunk(keyword, text) {
+  const body = new TextEncoder().encode(`iTXt${keyword}\0\0\0\0\0${text}`);
+  const chunk = new Uint8Array(body.length + 8);
+  const view = new DataView(chunk.buffer);
+  view.setUint32(0, body.length - 4);
+  chunk.set(body, 4);
+  view.setUint32(body.length + 4, crc32(body));
+  return chunk;
+}
+
+function crc32(bytes) {
+  let crc = -1;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
 }
 
 // -- the panel ------------------------------------------------------------------------------------
@@ -459,14 +496,17 @@ class Panel {
     this.copy(String(address), "The link");
   }
 
+  /** Save the picture as a PNG that carries its settings: lcm_nb.reproduce draws it again. */
   save() {
+    const { settings, timesteps } = this.shown;
     const full = h("canvas", { width: this.manifest.side, height: this.manifest.side });
-    const pixels = this.predictions.at(-1);
-    full.getContext("2d").putImageData(new ImageData(pixels, full.width, full.height), 0, 0);
-    full.toBlob((blob) => {
-      const address = URL.createObjectURL(blob);
-      h("a", { href: address, download: fileName(this.shown.settings) }).click();
-      URL.revokeObjectURL(address);
+    full.getContext("2d").putImageData(new ImageData(this.predictions.at(-1), full.width, full.height), 0, 0);
+    full.toBlob(async (blob) => {
+      const file = await withSettings(blob, settings, timesteps, this.manifest);
+      const address = URL.createObjectURL(file);
+      h("a", { href: address, download: fileName(settings) }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+      this.says.textContent = `Saved as ${fileName(settings)}.`;
     });
   }
 
