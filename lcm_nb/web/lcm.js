@@ -237,7 +237,7 @@ class Panel {
   }
 
   labelled(text, input) {
-    input.shown = h("output", { htmlFor: input.id });
+    input.shown = h("span", { className: "lcm-value", ariaHidden: "true" }); // the slider tells its value itself
     return [h("label", { htmlFor: input.id }, text), input, input.shown];
   }
 
@@ -273,14 +273,14 @@ class Panel {
   show(settings) {
     for (const [name, value] of Object.entries(settings)) {
       if (this[name].value !== String(value)) this[name].value = value;
-      if (this[name].shown) this[name].shown.value = value;
+      if (this[name].shown) this[name].shown.textContent = value;
     }
     this.code.textContent = pythonCode(settings);
   }
 
   onInput() {
     this.settings = this.values();
-    for (const name of ["steps", "guidance"]) this[name].shown.value = this.settings[name];
+    for (const name of ["steps", "guidance"]) this[name].shown.textContent = this.settings[name];
     this.code.textContent = pythonCode(this.settings);
     if (this.live.checked && this.state !== "empty") this.draw();
     else this.options.onChange?.(this.settings);
