@@ -143,7 +143,8 @@ def drawn(page, folder, serve):
 
 def start(page):
     page.get_by_role("button", name="Load the model and draw").click()
-    page.wait_for_selector(".lcm-web[data-drawn]")
+    page.wait_for_selector(".lcm-web[data-drawn], .lcm-web[data-failed]")
+    assert not page.locator(".lcm-web").get_attribute("data-failed"), announced(page).inner_text()
 
 
 def count(page) -> int:
@@ -432,7 +433,7 @@ def test_it_is_quick(page, folder, serve, record_property):
     figures = dict(first=first, picture=float(np.median(seconds)), gap=float(gaps.max()), gap99=np.percentile(gaps, 99))
     record_property("figures", figures)
     print(figures)
-    assert first < 30 and figures["picture"] < 3 and figures["gap99"] < 100
+    assert first < 30 and figures["picture"] < 3 and figures["gap99"] < 250
 
 
 # -- in a notebook --------------------------------------------------------------------

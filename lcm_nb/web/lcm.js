@@ -1,6 +1,7 @@
 // An LCM that draws in this page: `mount` puts controls and picture into an element, and the default export
 // does the same as an anywidget (lcm_nb.web_panel). The model runs in worker.js; nothing is sent anywhere.
 
+const AT_ONCE = 3; // downloads
 const STRIP = 96; // pixels of a prediction in the strip
 const SETTLED = 700; // milliseconds without a newer picture before one is announced
 
@@ -18,14 +19,34 @@ function h(tag, attributes = {}, ...children) {
 
 // -- where the assets come from -------------------------------------------------------------------
 
-/** Assets that lie under an address. */
+/** Assets that lie under an address. Those asked for first come first, a few at a time. */
 function fromAddress(base) {
-  const read = async (name) => {
-    const response = await fetch(new URL(`assets/${name}`, base));
+  const open = async (name, version) => {
+    const response = await fetch(new URL(`assets/${name}${version ? `?v=${version}` : ""}`, base));
     if (!response.ok) throw new Error(`${name} did not come: the server answered ${response.status}`);
-    return new Uint8Array(await response.arrayBuffer());
+    return response;
   };
-  return { base: String(base), read };
+  const read = async (name, version) => new Uint8Array(await (await open(name, version)).arrayBuffer());
+  const stream = async (name, version, onPiece) => {
+    const reader = (await open(name, version)).body.getReader();
+    for (let piece; !(piece = await reader.read()).done; ) onPiece(piece.value.buffer, false);
+    onPiece(new ArrayBuffer(0), true);
+  };
+  const queue = [];
+  let running = 0;
+  const advance = async () => {
+    if (running === AT_ONCE || !queue.length) return;
+    running++;
+    await queue.shift()();
+    running--;
+    advance();
+  };
+  const pieces = (name, version, onPiece) =>
+    new Promise((resolve, reject) => {
+      queue.push(() => stream(name, version, onPiece).then(resolve, reject));
+      advance();
+    });
+  return { base: String(base), read, pieces };
 }
 
 /** Assets that a notebook's kernel sends, piece by piece. */
@@ -38,14 +59,14 @@ function fromKernel(model) {
     const bytes = data instanceof ArrayBuffer ? data : data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
     listeners.get(asset)?.(bytes, done);
   });
-  const pieces = (name, onPiece) => {
+  const pieces = async (name, version, onPiece) => {
     listeners.set(name, onPiece);
     model.send({ need: name, view });
   };
-  const read = (name) =>
+  const read = (name, version) =>
     new Promise((resolve) => {
       const arrived = [];
-      pieces(name, (bytes, done) => {
+      pieces(name, version, (bytes, done) => {
         arrived.push(bytes);
         if (done) resolve(new Blob(arrived).arrayBuffer().then((buffer) => new Uint8Array(buffer)));
       });
@@ -312,7 +333,7 @@ class Panel {
     }
     this.worker.onmessage = ({ data }) => this[`on_${data.type}`]?.(data);
     this.worker.onerror = (event) => this.onFailed(event);
-    this.worker.postMessage({ type: "start", manifest: this.manifest, base: this.source.base });
+    this.worker.postMessage({ type: "start", manifest: this.manifest });
     this.draw();
   }
 
@@ -335,9 +356,9 @@ class Panel {
   }
 
   on_need({ name }) {
-    this.source.pieces(name, (data, done) => {
-      this.worker.postMessage({ type: "part", name, data, done }, [data]);
-    });
+    const onPiece = (data, done) => this.worker.postMessage({ type: "part", name, data, done }, [data]);
+    const version = this.manifest.files[name].sha256.slice(0, 12);
+    this.source.pieces(name, version, onPiece).catch((error) => this.onFailed(error));
   }
 
   on_progress({ bytes, total }) {

@@ -1,14 +1,14 @@
-// The LCM itself, in a Web Worker: fetches its parts, then draws. The page's side is lcm.js.
+// The LCM itself, in a Web Worker of its own. The page's side is lcm.js, which also downloads: what runs in
+// WebAssembly blocks the worker, and would block a download in it.
 //
-// In:   {type: "start", manifest, base}   base: where the assets lie, null: the page sends them
-//       {type: "part", name, data, done}  a piece of an asset, where base is null
+// In:   {type: "start", manifest}
+//       {type: "part", name, data, done}  a piece of a file that was needed
 //       {type: "draw", id, settings}      prompt, steps, guidance, seed; a newer one replaces one that waits
 // Out:  {type: "need", name}, {type: "progress", bytes, total}, {type: "ready", cached},
 //       {type: "step", id, number, timestep}, {type: "picture", id, pixels, timesteps, seconds},
 //       {type: "prediction", id, number, pixels}, {type: "kept"}, {type: "failed", message}
 
 const CACHE = "lcm-nb";
-const AT_ONCE = 3; // downloads
 
 // -- torch's random numbers ----------------------------------------------------------------------
 
@@ -91,29 +91,16 @@ function renoised(schedule, clean, timestep, twister) {
 
 // -- assets ---------------------------------------------------------------------------------------
 
-/** All files of the manifest: from the cache, else from their address or from the page. */
+/** The files of the manifest: from the browser's cache, else from the page, which knows where they lie. */
 class Assets {
-  constructor(manifest, base) {
-    Object.assign(this, { manifest, base, parts: {}, arrived: {}, queue: [], running: 0, bytes: 0, fresh: new Map() });
+  constructor(manifest) {
+    Object.assign(this, { manifest, asked: {}, open: {}, missing: 0, bytes: 0, fresh: new Map() });
     this.total = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0);
   }
 
   /** Return the bytes of a file as a promise; those asked for first come first. */
   get(name) {
-    return new Promise((resolve, reject) => {
-      this.queue.push(async () => this.load(name).then(resolve, reject));
-      this.advance();
-    });
-  }
-
-  advance() {
-    while (this.running < AT_ONCE && this.queue.length) {
-      this.running++;
-      this.queue.shift()().finally(() => {
-        this.running--;
-        this.advance();
-      });
-    }
+    return (this.asked[name] ??= this.load(name));
   }
 
   async load(name) {
@@ -123,44 +110,29 @@ class Assets {
       this.count(bytes);
       return new Uint8Array(await kept.arrayBuffer());
     }
-    const data = this.base ? await this.download(name) : await this.ask(name);
+    this.missing++;
+    const data = await this.ask(name);
     await check(name, data, sha256);
+    this.missing--;
     this.fresh.set(sha256, data);
     return data;
   }
 
-  async download(name) {
-    const { sha256, bytes } = this.manifest.files[name];
-    const response = await fetch(new URL(`assets/${name}?v=${sha256.slice(0, 12)}`, this.base));
-    if (!response.ok) throw new Error(`${name} did not come: the server answered ${response.status}`);
-    const pieces = [];
-    const reader = response.body.getReader();
-    for (let piece; !(piece = await reader.read()).done; ) {
-      pieces.push(piece.value);
-      this.count(piece.value.byteLength);
-    }
-    return joined(pieces, bytes);
-  }
-
-  /** Ask the page for a file; `part` hands its pieces over. */
   ask(name) {
     postMessage({ type: "need", name });
-    return new Promise((resolve) => (this.arrived[name] = resolve));
+    return new Promise((resolve) => (this.open[name] = { pieces: [], resolve }));
   }
 
   part({ name, data, done }) {
-    const pieces = (this.parts[name] ??= []);
+    const { pieces, resolve } = this.open[name];
     pieces.push(new Uint8Array(data));
     this.count(data.byteLength);
-    if (!done) return;
-    this.arrived[name](joined(pieces, this.manifest.files[name].bytes));
-    delete this.parts[name];
+    if (done) resolve(joined(pieces));
   }
 
   count(bytes) {
     this.bytes += bytes;
-    const loaded = Math.min(this.bytes, this.total);
-    postMessage({ type: "progress", bytes: loaded, total: this.total });
+    postMessage({ type: "progress", bytes: Math.min(this.bytes, this.total), total: this.total });
   }
 
   /** Keep what came, and drop what an older version of the page kept. */
@@ -188,8 +160,8 @@ function key(sha256) {
   return `${globalThis.origin}/lcm-nb/${sha256}`;
 }
 
-function joined(pieces, bytes) {
-  const data = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0) || bytes);
+function joined(pieces) {
+  const data = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.byteLength, 0));
   let at = 0;
   for (const piece of pieces) {
     data.set(piece, at);
@@ -230,15 +202,16 @@ class Model {
   constructor(assets) {
     this.assets = assets;
     this.manifest = assets.manifest;
+    this.size = this.manifest.latents.reduce((product, side) => product * side);
     this.last = Promise.resolve(); // sessions are made one after the other
   }
 
   /** Start everything at once; each part is made as soon as its files are here. */
   async load() {
     const runtime = this.loadRuntime();
-    const tokenizers = this.loadTokenizers();
+    this.tokenizing = this.loadTokenizers();
     const sessions = Object.entries(this.manifest.graphs).map(([name, files]) => this.loadSession(runtime, name, files));
-    await Promise.all([runtime, tokenizers, ...sessions]);
+    await Promise.all([runtime, this.tokenizing, ...sessions]);
   }
 
   async loadRuntime() {
@@ -267,10 +240,12 @@ class Model {
       });
     this.last = this.last.then(make);
     this[name] = await this.last;
+    if (this.assets.missing) await this.warm(name); // the first run is the slowest: better while others load
   }
 
-  async run(name, feeds) {
-    return this[name].run(feeds);
+  async warm(name) {
+    if (name === "text") await this.tokenizing.then(() => this.embed(""));
+    if (name === "decoder") await this.decode(new Float32Array(this.size));
   }
 
   tensor(values, shape) {
@@ -289,7 +264,7 @@ class Model {
     if (this.embedded?.prompt === prompt) return this.embedded;
     const [ids, ids_2] = [0, 1].map((which) => this.ids(prompt, which));
     const feeds = { ids: this.tensor(ids, [1, ids.length]), ids_2: this.tensor(ids_2, [1, ids_2.length]) };
-    const { embeddings, pooled } = await this.run("text", feeds);
+    const { embeddings, pooled } = await this.text.run(feeds);
     return (this.embedded = { prompt, embeddings, pooled });
   }
 
@@ -297,12 +272,12 @@ class Model {
     const feeds = { latents, timestep: [timestep], guidance: [guidance] };
     for (const name of ["timestep", "guidance"]) feeds[name] = this.tensor(Float32Array.from(feeds[name]), [1]);
     feeds.latents = this.tensor(latents, this.manifest.latents);
-    return (await this.run("unet", { ...feeds, embeddings, pooled })).output.data;
+    return (await this.unet.run({ ...feeds, embeddings, pooled })).output.data;
   }
 
   /** Return the picture of clean latents as RGBA bytes, rounded as NumPy rounds. */
   async decode(latents) {
-    const { picture } = await this.run("decoder", { latents: this.tensor(latents, this.manifest.latents) });
+    const { picture } = await this.decoder.run({ latents: this.tensor(latents, this.manifest.latents) });
     const size = picture.data.length / 3;
     const pixels = new Uint8ClampedArray(4 * size).fill(255);
     for (let i = 0; i < size; i++) {
@@ -313,13 +288,12 @@ class Model {
 
   /** Draw one picture; `onStep` is called after each step. */
   async draw({ prompt, steps, guidance, seed }, onStep) {
-    const { schedule, latents: shape } = this.manifest;
-    const size = shape.reduce((product, side) => product * side);
+    const { schedule } = this.manifest;
     const embedded = await this.embed(prompt);
     const twister = new Twister(seed);
     const visited = timesteps(schedule, steps);
     const predictions = [];
-    let latents = randn(twister, size);
+    let latents = randn(twister, this.size);
     for (const [i, timestep] of visited.entries()) {
       const output = await this.predict(latents, timestep, guidance, embedded);
       predictions.push(consistency(schedule, latents, output, timestep));
@@ -382,8 +356,8 @@ function fail(error) {
   postMessage({ type: "failed", message: error?.message ?? String(error) });
 }
 
-async function start({ manifest, base }) {
-  assets = new Assets(manifest, base);
+async function start({ manifest }) {
+  assets = new Assets(manifest);
   model = new Model(assets);
   await model.load();
   postMessage({ type: "ready", cached: assets.fresh.size === 0 });
