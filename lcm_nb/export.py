@@ -284,10 +284,10 @@ def _parts(pipe) -> dict[str, tuple]:
         "embeddings": embeddings,
         "pooled": pooled,
     }
-    return {
-        "text": (text, {"ids": ids[0], "ids_2": ids[1]}, ["embeddings", "pooled"]),
-        "decoder": (Decoder(pipe.vae), {"latents": latents}, ["picture"]),
+    return {  # in the order of the download: the UNet takes longest to start, which the others' download hides
         "unet": (UNet(pipe, side), inputs, ["output"]),
+        "decoder": (Decoder(pipe.vae), {"latents": latents}, ["picture"]),
+        "text": (text, {"ids": ids[0], "ids_2": ids[1]}, ["embeddings", "pooled"]),
     }
 
 

@@ -2,6 +2,7 @@
 // does the same as an anywidget (lcm_nb.web_panel). The model runs in worker.js; nothing is sent anywhere.
 
 const AT_ONCE = 3; // downloads
+const BREATH = 8; // milliseconds after which a download lets the page draw
 const STRIP = 96; // pixels of a prediction in the strip
 const SETTLED = 700; // milliseconds without a newer picture before one is announced
 
@@ -29,7 +30,13 @@ function fromAddress(base) {
   const read = async (name, version) => new Uint8Array(await (await open(name, version)).arrayBuffer());
   const stream = async (name, version, onPiece) => {
     const reader = (await open(name, version)).body.getReader();
-    for (let piece; !(piece = await reader.read()).done; ) onPiece(piece.value.buffer, false);
+    let rested = performance.now();
+    for (let piece; !(piece = await reader.read()).done; ) {
+      onPiece(piece.value.buffer, false);
+      if (performance.now() - rested < BREATH) continue;
+      await new Promise((resolve) => setTimeout(resolve)); // pieces that wait would come without a frame between
+      rested = performance.now();
+    }
     onPiece(new ArrayBuffer(0), true);
   };
   const queue = [];

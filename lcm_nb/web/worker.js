@@ -209,9 +209,9 @@ class Model {
   /** Start everything at once; each part is made as soon as its files are here. */
   async load() {
     const runtime = this.loadRuntime();
-    this.tokenizing = this.loadTokenizers();
+    const tokenizers = this.loadTokenizers();
     const sessions = Object.entries(this.manifest.graphs).map(([name, files]) => this.loadSession(runtime, name, files));
-    await Promise.all([runtime, this.tokenizing, ...sessions]);
+    await Promise.all([runtime, tokenizers, ...sessions]);
   }
 
   async loadRuntime() {
@@ -240,12 +240,16 @@ class Model {
       });
     this.last = this.last.then(make);
     this[name] = await this.last;
-    if (this.assets.missing) await this.warm(name); // the first run is the slowest: better while others load
+    if (this.assets.missing) await this.warm(this[name]); // the first run is the slowest
   }
 
-  async warm(name) {
-    if (name === "text") await this.tokenizing.then(() => this.embed(""));
-    if (name === "decoder") await this.decode(new Float32Array(this.size));
+  /** Run a session on zeros: V8 compiles what it uses, while other files are on their way. */
+  async warm(session) {
+    const feeds = session.inputMetadata.map(({ name, type, shape }) => {
+      const size = shape.reduce((product, side) => product * side);
+      return [name, this.tensor(type === "int32" ? new Int32Array(size) : new Float32Array(size), shape)];
+    });
+    await session.run(Object.fromEntries(feeds));
   }
 
   tensor(values, shape) {
