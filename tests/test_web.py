@@ -7,13 +7,13 @@ With LCM_NB_WEB in the environment the export in that folder is tested instead o
 import base64
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -57,7 +57,7 @@ CASES = [
 def folder(tmp_path_factory):
     """A folder with the page."""
     if given := os.environ.get("LCM_NB_WEB"):
-        return Path(given)
+        return Path(given).resolve()
     from lcm_nb.export import export
 
     out = tmp_path_factory.mktemp("web")
@@ -231,6 +231,7 @@ def test_it_says_its_size_and_waits(page, folder, serve):
     assert shown(page).startswith("Drawn beforehand")
     assert not [url for url in page.asked if HEAVY.search(url)]
     start(page)
+    page.wait_for_selector('html[data-lcm-offline="yes"]')
     wire = sum(sent.values())
     assert wire <= MOST_BYTES
     assert abs(wire / 1e6 - megabytes) < 0.3
@@ -459,7 +460,11 @@ def lab(tmp_path, environment):
         options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}"]
         options += [f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
         own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-        own["JUPYTERLAB_SETTINGS_DIR"] = str(tmp_path / "settings")
+        own |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+        # Jupyter's news would ask a server elsewhere, and put a question over the page.
+        news = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+        news.parent.mkdir(parents=True)
+        news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
         with (tmp_path / "server.log").open("w") as log:
             command = [sys.executable, "-m", "jupyterlab", *options]
             servers.append(subprocess.Popen(command, env=environment | own, cwd=tmp_path, stdout=log, stderr=log))
@@ -477,6 +482,7 @@ def test_the_widget_draws_in_the_browser(page, folder, serve, lab, studio, way):
     arguments = f"{str(folder)!r}" if way == "kernel" else f"address={serve(folder)[0]!r}"
     cells = [NOTEBOOK.format(arguments=arguments), "panel.seed = 5", "print('seed', panel.seed, panel.prompt)"]
     page.goto(lab(cells))
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.get_by_text("seed 5 a panda in the snow").wait_for()
@@ -493,4 +499,3 @@ def test_the_widget_draws_in_the_browser(page, folder, serve, lab, studio, way):
     page.keyboard.press("Control+Enter")
     page.get_by_text("seed 6 a panda in the snow").wait_for()
     page.complaints[:] = [text for text in page.complaints if "lcm" in text.lower()]  # JupyterLab's own are its own
-    time.sleep(0.1)

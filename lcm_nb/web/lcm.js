@@ -409,7 +409,7 @@ class Panel {
 
   on_kept() {
     this.root.dataset.kept = "yes";
-    if (this.options.offline) keepPage(this.options.offline);
+    if (this.options.offline) keepPage(this.options.offline, this.manifest);
   }
 
   on_failed({ message }) {
@@ -429,7 +429,6 @@ class Panel {
   onFirst() {
     const seconds = (performance.now() - this.started) / 1000;
     this.root.dataset.first = seconds.toFixed(2);
-    if (this.options.offline && !this.root.dataset.kept) keepPage(this.options.offline);
   }
 
   // -- pictures
@@ -563,16 +562,17 @@ function linked(name, address) {
   return address ? h("a", { href: address }, name) : h("code", {}, name);
 }
 
-/** Let the service worker keep this page and what it loaded. */
-async function keepPage(address) {
+/** Let the service worker keep this page and what it loaded, but for the model: worker.js keeps that. */
+async function keepPage(address, { files, version }) {
   try {
     await navigator.serviceWorker.register(address);
     const { active } = await navigator.serviceWorker.ready;
     const loaded = performance.getEntriesByType("resource").map(({ name }) => name);
-    const keep = [location.href.split("#")[0], ...loaded].filter((url) => url.startsWith(location.origin));
+    const keep = [location.href.split("#")[0], new URL(`assets/worker.js?v=${version}`, import.meta.url).href, ...loaded];
+    const own = keep.filter((url) => url.startsWith(location.origin) && !(url.split("?")[0].split("/").at(-1) in files));
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => (document.documentElement.dataset.lcmOffline = "yes");
-    active.postMessage({ keep: [...new Set(keep)] }, [port2]);
+    active.postMessage({ keep: [...new Set(own)] }, [port2]);
   } catch {
     // without https, or in a private window: the page works, but needs its server
   }
