@@ -228,7 +228,7 @@ def test_it_says_its_size_and_waits(page, folder, serve):
     page.goto(address)
     button = page.get_by_role("button", name="Load the model and draw")
     megabytes = float(re.search(r"([\d.]+) MB", button.inner_text())[1])
-    assert shown(page).startswith("Drawn beforehand")
+    page.get_by_role("img", name="Drawn beforehand").wait_for()
     assert not [url for url in page.asked if HEAVY.search(url)]
     start(page)
     page.wait_for_selector('html[data-lcm-offline="yes"]')
