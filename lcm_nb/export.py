@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .settings import RECIPES
+from .sections import section_for
 from .web import built_folder
 
 SOURCE = Path(__file__).parent / "web"
@@ -35,7 +35,7 @@ EXAMPLES = (  # the first is the page's own
     "an owl in the snow, oil painting",
     "a red dragon on a plain yellow background",
     "a whale on a beach",
-    RECIPES[SECTION].settings["prompt"].default,
+    section_for(SECTION).settings["prompt"].default,
 )
 
 
@@ -124,7 +124,7 @@ def export(out: str | Path, *, say=print) -> dict:
 def controls() -> dict:
     """Return the settings that the page has, by its names."""
     names = {"prompt": "prompt", "steps": "num_inference_steps", "guidance": "guidance_scale", "seed": "seed"}
-    return {name: RECIPES[SECTION].settings[setting] for name, setting in names.items()}
+    return {name: section_for(SECTION).settings[setting] for name, setting in names.items()}
 
 
 def limits(spec) -> dict[str, float]:
@@ -167,7 +167,7 @@ def schedule(scheduler) -> dict[str, object]:
 
 def record(studio) -> dict[str, object]:
     """Return what a picture saved from the page says of its making, as ``Result.save`` does."""
-    from .studio import checkpoint_hashes
+    from .models.hashes import checkpoint_hashes
 
     names = studio.checkpoints
     return {

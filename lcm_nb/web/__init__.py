@@ -7,11 +7,13 @@ from pathlib import Path
 import anywidget
 import traitlets
 
+from ..sections import section_for
 from ..settings import complete
 
 HERE = Path(__file__).parent
 PIECE = 2**20  # bytes of a message
 SECTION = "text-to-image"
+KNOWN = {name: spec for name, spec in section_for(SECTION).settings.items() if spec.role != "count"}
 
 
 def built_folder() -> Path:
@@ -50,7 +52,8 @@ class WebPanel(anywidget.AnyWidget):
 
     @traitlets.validate("prompt", "num_inference_steps", "guidance_scale", "seed")
     def _check(self, proposal):
-        return complete(SECTION, {proposal["trait"].name: proposal["value"]})[proposal["trait"].name]
+        name = proposal["trait"].name
+        return complete(KNOWN, {name: proposal["value"]}, owner=SECTION)[name]
 
     def _send_asset(self, _, message: dict, buffers: list) -> None:
         """Send a file of the built folder in pieces, to the view that asked for it."""
@@ -83,7 +86,7 @@ def web_panel(folder: str | Path | None = None, *, address: str = "", **settings
     ValueError
         If there is no export in the folder, or for a setting that there is not, or one out of range.
     """
-    settings = complete(SECTION, settings)
+    settings = complete(KNOWN, settings, owner=SECTION)
     if address:
         if folder is not None:
             raise ValueError(f"folder is {str(folder)!r} and address is {address!r}; give one of them.")
