@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: web lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -75,6 +75,12 @@ platforms: $(INSTALLED)
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)
 	LCM_NB_PROFILE=mini $(BIN)/lcm-nb bench $(BENCH_ARGS)
+
+# The LCM in a page: exported anew, then driven in Chromium and in JupyterLab. Needs npm.
+web: export LCM_NB_PROFILE = mini
+web: export HF_HUB_OFFLINE = 1
+web: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow tests/test_web.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

@@ -6,6 +6,7 @@ from .pictures import canny
 from .result import Result, Step
 from .sections import SECTIONS
 from .studio import Studio, load, reproduce
+from .web import web_panel
 
 __all__ = [
     "SECTIONS",
@@ -19,5 +20,6 @@ __all__ = [
     "load",
     "reproduce",
     "schedule",
+    "web_panel",
 ]
 __version__: str

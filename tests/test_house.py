@@ -15,6 +15,8 @@ ORDER = {
     "training": ["tutorial", "cli"],
     "tutorial": ["studio"],
     "cli": ["bench"],
+    "export": ["studio", "web"],
+    "web": ["sections"],
     "bench": ["studio"],
     "studio": ["result", "runtimes", "widgets", "grid", "turn"],
     "result": ["models", "grid", "png"],
