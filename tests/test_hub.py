@@ -163,7 +163,7 @@ STUDIOS_FAULTS = {
     ),
     "GPU memory runs out": (
         dict(env={"SIMULATE": "full-gpu"}, tries=2),
-        "MemoryError The GPU's memory does not suffice. Close other kernels.*",
+        "MemoryError The GPU's memory does not suffice. Close other programs and kernels*",
     ),
     "too little memory": (
         dict(env={"MEMORY": "1000000000"}, again=False),
