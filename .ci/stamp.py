@@ -100,7 +100,7 @@ def _stamped(path: Path, root: Path, repo: str | None, ref: str | None) -> str:
     if path.suffix == ".md":
         return _replaced(BETWEEN, f"{OPEN}\n{links}{CLOSE}", _read(path), path)
     source = f"git+https://github.com/{repo}@{ref}" if repo else CLONE
-    content = json.loads(_read(path))
+    content = json.loads(_read(path))  # not nbformat, which would normalise cells that the stamp does not touch
     first, bootstrap = content["cells"][0], _bootstrap(content["cells"], path)
     _edit(first, BETWEEN, f"{OPEN}\n{links}{CLOSE}", path)
     _edit(bootstrap, INSTALL, rf"\g<1>{source}", path)
