@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from guide_hub import answer, downloads, environment_of, python
-from inside import PLANS, SECTIONS, fit, models, plan_for
+from inside import DTYPE_ARGUMENT, PLANS, SECTIONS, fit, models, plan_for
 from loopback import COMMIT
 
 from lcm_nb.cli import main
@@ -227,7 +227,7 @@ def visit(hub, environment, tmp_path_factory):
     def run(section: str) -> dict:
         if section not in visits:
             home = tmp_path_factory.mktemp(section)
-            block = BLOCKS[section].replace("DTYPE", "torch.float32").replace("DEVICE", '"cpu"')
+            block = BLOCKS[section].replace("dtype=DTYPE", f"{DTYPE_ARGUMENT}=torch.float32").replace("DEVICE", '"cpu"')
             code = LOAD_ALL + WARM + block.replace("https://huggingface.co", hub.url)
             code += COMPARE.replace("GIVEN", GIVEN.get(section, ""))
             hub.mend()

@@ -1,6 +1,7 @@
 """The diffusers runtime: the stock pipeline of a section, loaded, watched and called."""
 
 import contextlib
+import copy
 import functools
 import gc
 import inspect
@@ -276,11 +277,12 @@ def remember_texts(pipe: Any) -> dict[str, Any]:
 def predictions(pipe: DiffusionPipeline) -> Iterator[list[torch.Tensor]]:
     """Collect, while a pipeline runs, the clean latent (1, C, h, w) that each step predicts, and that pipelines drop.
 
-    Meanwhile the pipeline has a scheduler of the same class and configuration that keeps them.
+    Meanwhile the pipeline has a copy of its scheduler, of a class with the same steps that keeps them.
     """
     seen: list[torch.Tensor] = []
     scheduler = pipe.scheduler
-    pipe.scheduler = _telling(type(scheduler)).from_config(scheduler.config)  # type: ignore[arg-type]
+    pipe.scheduler = copy.copy(scheduler)  # not made anew from its configuration, which warns of what it does not know
+    pipe.scheduler.__class__ = _telling(type(scheduler))  # type: ignore[arg-type]
     pipe.scheduler.seen = seen
     try:
         yield seen
