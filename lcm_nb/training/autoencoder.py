@@ -35,9 +35,9 @@ GEOMETRIES = {  # downscaling factor -> constructor arguments; stage "geometry" 
 }
 
 
-def build(factor: int = 16) -> AutoencoderTiny:
+def build(factor: int = 16, **overrides) -> AutoencoderTiny:
     """Return an untrained autoencoder that shrinks pictures ``factor`` times."""
-    vae = AutoencoderTiny(**GEOMETRIES[factor], scaling_factor=1.0)
+    vae = AutoencoderTiny(**GEOMETRIES[factor] | overrides, scaling_factor=1.0)
     for block in (vae.encoder.layers, vae.decoder.layers):
         for layer in block:  # keep the signal's scale through the changes of resolution
             if isinstance(layer, torch.nn.Conv2d):
