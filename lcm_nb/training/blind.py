@@ -59,6 +59,15 @@ def sheet(pictures: list[np.ndarray]) -> Image.Image:
     return make_image_grid([*map(Image.fromarray, pictures), *blank], rows=rows, cols=COLUMNS)
 
 
+def result(work: Path, folder: Path) -> dict | None:
+    """Return what a reader got right, and put the sheet into ``folder``; None where nobody has read it."""
+    path = work / "blind" / "result.json"
+    if not path.exists():
+        return None
+    Image.open(work / "blind" / "sheet.png").save(folder / "blind.jpg", quality=85)
+    return json.loads(path.read_text())
+
+
 def count_right(names: list[str], key: list[dict]) -> dict:
     """Compare a reader's names with the subjects; a synonym of the captions is as good, case and articles aside.
 

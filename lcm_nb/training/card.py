@@ -9,6 +9,7 @@ from .evaluate import GUIDANCE, GUIDE_PROMPTS, TEACHER_GUIDANCE, TRIAL_STEPS
 from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
 from .scenes import CANVAS
+from .shape import seen_part
 from .ship import GOALS_MB
 from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 
@@ -26,6 +27,7 @@ def write(folder: Path, figures: dict) -> Path:
     """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
     parts = [HEADER, _contents(), _targets(figures), _sheet(figures), _samplers(figures), _speed(figures)]
     parts += [
+        seen_part(figures["seen"], figures["blind"]),
         _guidance(figures),
         *_sections(figures["sections"]),
         _own(figures["own"]),

@@ -258,7 +258,7 @@ def sheet(pipe, captions: Sequence[str], columns: int, *, steps: int = 4) -> Ima
 
 def run(settings: Settings) -> Path:
     """Measure, then write figures.json, sheets and MODEL_CARD.md to ``work/card``, and ``work/examples``."""
-    from . import sections
+    from . import blind, sections, shape
     from .card import write
 
     work = settings.work
@@ -266,6 +266,7 @@ def run(settings: Settings) -> Path:
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
     figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
     figures["sections"] = sections.measure(work, resume=settings.resume, cases=2 if settings.smoke else sections.CASES)
+    figures["seen"] = shape.measure(work, pipes, **dict(count=4, rows=shape.ROWS[:1]) if settings.smoke else {})
     figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
     figures["contact_sheet"] = held_out_cases(work, 24, 1)[0]
@@ -275,6 +276,7 @@ def run(settings: Settings) -> Path:
     sheet(pipes["LCM"], GUIDE_PROMPTS, 5).save(folder / "guide_prompts.jpg", quality=88)
     for section in sections.MEASURED:
         sections.contact_sheet(section, work, 2 if settings.smoke else 8).save(folder / f"{section}.jpg", quality=88)
+    figures["blind"] = blind.result(work, folder)
     draw_examples(work, work / "examples")
     figures["megabytes"] = megabytes(work)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

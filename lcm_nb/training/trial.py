@@ -31,7 +31,7 @@ LOSSES = {  # name -> weights beside the pixel losses
     "pixels, perceptual": dict(perceptual=0.25, adversarial=0.0),
     "pixels, perceptual, critic": dict(perceptual=0.25, adversarial=0.5),
 }
-UPDATES = 500  # of each loss
+UPDATES = 300  # of each loss
 SCENES = 60
 
 
