@@ -95,7 +95,7 @@ def test_a_deeper_decoder_starts_as_the_one_before():
 
 
 def test_the_critics_loss_moves_the_critic_alone_and_the_decoders_the_decoder():
-    module = sharpen.Sharpening(build(), load().float(), dict(perceptual=0.0, adversarial=1.0))
+    module = sharpen.Sharpening(build(), load().float(), sharpen.WEIGHTS)
     output = torch.rand(1, 3, 64, 64, requires_grad=True)
     images = torch.rand(1, 3, 64, 64)
     module.adversarial(output, images).backward()
@@ -105,6 +105,17 @@ def test_the_critics_loss_moves_the_critic_alone_and_the_decoders_the_decoder():
     assert output.grad.abs().sum() > 0
     for one, other in zip(alone, module.critic.parameters(), strict=True):
         torch.testing.assert_close(one, other.grad)
+
+
+def test_edge_energy_asks_for_crisp_edges_and_plain_areas():
+    step = (torch.arange(64) >= 30).float().expand(1, 3, 64, 64)
+    blurred = torch.nn.functional.avg_pool2d(step, 5, 1, 2, count_include_pad=False)
+    moved = step.roll(1, -1)
+    moved[..., :2] = 0
+    rough = step + 0.05 * torch.randn(step.shape, generator=torch.manual_seed(0))
+    assert sharpen.edge_energy(step, step) == 0
+    assert sharpen.edge_energy(moved, step) < 0.5 * sharpen.edge_energy(blurred, step)
+    assert sharpen.edge_energy(rough, step) > sharpen.edge_energy(blurred, step)
 
 
 def test_unpack_leaves_what_is_there(tmp_path):

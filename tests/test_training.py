@@ -516,7 +516,7 @@ def test_what_ships_can_be_trained_on_and_looked_at(work, tmp_path):
     stage("distill", copy, "--resume")
     for name in ("shape", "blind"):
         stage(name, copy)
-    assert len(json.loads((copy / "trial.json").read_text())) == 6
+    assert len(json.loads((copy / "trial.json").read_text())) == 7
     for folder in ("vae", "base/vae", "sd/vae", "sd-lcm/vae"):
         vae = AutoencoderTiny.from_pretrained(copy / folder)
         assert vae.config.num_decoder_blocks[-2] == 1

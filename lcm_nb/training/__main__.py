@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
     parser.add_argument("--family", choices=FAMILIES, help="teacher, distill: xl (default) or sd, which needs xl's")
     parser.add_argument("--pictures", type=int, help="teacher, distill: the first so many of the data alone")
+    parser.add_argument("--latent-channels", type=int, help="autoencoder: channels of its latents (default 8)")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     stage = given.pop("stage")
     defaults = STAGES[stage] | (SD.get(stage, {}) if given.get("family") == "sd" else {})

@@ -99,7 +99,7 @@ def run(settings: Settings) -> Path:
     if settings.resume and (settings.work / "decoder" / "state.json").exists():
         module = Autoencoding(AutoencoderTiny.from_pretrained(folder, **FLOAT32), noise=0.05)
     else:
-        module = Autoencoding(build(), noise=0.1)
+        module = Autoencoding(build(latent_channels=settings.latent_channels), noise=0.1)
         fit("autoencoder", module, data, CROP, settings, share=0.6)
         normalise(module.vae, as_images(data[-512:]))
         save(module.vae, folder)  # from here on the encoder is final: the next stages may start

@@ -27,9 +27,10 @@ SHAPES = {  # name -> factor, and what else is different
     "f=8, 4 channels": (8, {}),
 }
 LOSSES = {  # name -> weights beside the pixel losses
-    "pixels": dict(perceptual=0.0, adversarial=0.0),
-    "pixels, perceptual": dict(perceptual=0.25, adversarial=0.0),
-    "pixels, perceptual, critic": dict(perceptual=0.25, adversarial=0.5),
+    "pixels": dict(energy=0.0, perceptual=0.0, adversarial=0.0),
+    "pixels, perceptual": dict(energy=0.0, perceptual=0.25, adversarial=0.0),
+    "pixels, perceptual, critic": dict(energy=0.0, perceptual=0.25, adversarial=0.5),
+    "pixels, perceptual, edge energy": dict(energy=2.0, perceptual=0.1, adversarial=0.0),
 }
 UPDATES = 300  # of each loss
 SCENES = 60
