@@ -266,7 +266,8 @@ def run(settings: Settings) -> Path:
     geometry = json.loads(made_by("geometry", work / "geometry.json").read_text())
     figures = measure(work, pipes, resume=settings.resume, **SMOKE if settings.smoke else {})
     figures["sections"] = sections.measure(work, resume=settings.resume, cases=2 if settings.smoke else sections.CASES)
-    figures["seen"] = shape.measure(work, pipes, **dict(count=4, rows=shape.ROWS[:1]) if settings.smoke else {})
+    small = dict(count=4, rows=shape.ROWS[:1]) if settings.smoke else {}
+    figures["seen"] = shape.measure(work, pipes, resume=settings.resume, **small)
     figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
     figures["contact_sheet"] = held_out_cases(work, 24, 1)[0]

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from ..judge import Judge
 from . import data, evaluate
 from .judge import as_batch, counted, judge_pictures, right
-from .loop import FLOAT32, Settings, made_by
+from .loop import FLOAT32, Settings, fingerprint, made_by
 from .scenes import Painter, Scene, labels
 
 SIDE = 128  # pictures are compared at this size
@@ -257,20 +258,38 @@ def through(vae: AutoencoderTiny, pictures: Sequence[np.ndarray]) -> list[np.nda
     return as_pictures(torch.cat([vae.decoder(vae.encoder(batch)) for batch in batches]) / 2 + 0.5)
 
 
-def measure(work: Path, pipes: dict, count: int = CASES, rows: Sequence[tuple[str, int]] = ROWS) -> dict:
-    """Return the measure's own error and ceiling on real scenes, and a row for each sampler and number of steps."""
+def measure(
+    work: Path, pipes: dict, *, count: int = CASES, rows: Sequence[tuple[str, int]] = ROWS, resume: bool = False
+) -> dict:
+    """Return the measure's own error and ceiling on real scenes, and a row for each sampler and number of steps.
+
+    Rows go to ``work/evaluate/seen.jsonl`` as they are measured; ``resume`` keeps those of the same weights.
+    """
     judge = Judge.from_pretrained(made_by("judge", work / "judge"), **FLOAT32).eval()
     vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", work / "vae"), **FLOAT32)
-    cases = held_out(work, count)
+    cases, kept = held_out(work, count), evaluate.Rows(work / "evaluate" / "seen.jsonl", resume=resume)
     real = judge_pictures(judge, evaluate.real_pictures(judge, work, count)[0])[1]
-    found = {"cases": count, "another icon": _with_error(cases.shapes(cases.real, of=7), np.median)}
-    found["real scenes"] = seen(cases, cases.real, judge, real)
-    found["real scenes, autoencoder"] = seen(cases, through(vae, cases.real), judge, real)
+    found = {"cases": count}
+
+    def row(name: str, weights: str, draw: Callable, look: Callable) -> None:
+        case = {"pictures": name, "cases": count, "weights": weights}
+        measured = kept.row(case, lambda: {"seen": look(draw())})
+        found[name] = measured["seen"]
+        print(name, measured["seen"], flush=True)
+
+    def sampled(name: str, steps: int, guidance: float) -> list[np.ndarray]:
+        evaluate.arrange(pipes[name], torch.channels_last)
+        return as_pictures(evaluate.generate(pipes[name], cases.captions, steps, guidance))
+
+    look = partial(seen, cases, judge=judge, real=real)
+    row("another icon", "", lambda: cases.real, lambda drawn: _with_error(cases.shapes(drawn, of=7), np.median))
+    row("real scenes", fingerprint(judge), lambda: cases.real, look)
+    row("real scenes, autoencoder", fingerprint(vae, judge), lambda: through(vae, cases.real), look)
     for name, steps in tqdm(rows, "shape of samples"):
         guidance = evaluate.GUIDANCE if name == "LCM" else evaluate.TEACHER_GUIDANCE
-        evaluate.arrange(pipes[name], torch.channels_last)
-        drawn = as_pictures(evaluate.generate(pipes[name], cases.captions, steps, guidance))
-        found[f"{name}, {steps} step{'s' if steps > 1 else ''}"] = seen(cases, drawn, judge, real)
+        weights = fingerprint(pipes[name].unet, pipes[name].vae, judge)
+        plural = "s" if steps > 1 else ""
+        row(f"{name}, {steps} step{plural}", weights, partial(sampled, name, steps, guidance), look)
     return found | {"response": response(pipes["LCM"], cases.captions[:64])}
 
 
@@ -283,7 +302,8 @@ def response(pipe, captions: list[str], steps: int = 4) -> float:
 def run(settings: Settings) -> Path:
     """Measure what there is in the working folder; write ``work/shape.json`` and print the table."""
     rows = ROWS[:1] if settings.smoke else ROWS
-    found = measure(settings.work, evaluate.load_pipelines(settings.work), settings.steps, rows)
+    pipes = evaluate.load_pipelines(settings.work)
+    found = measure(settings.work, pipes, count=settings.steps, rows=rows, resume=settings.resume)
     path = settings.work / "shape.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found), f"another icon: {found['another icon']}; response: {found['response']:.2f}", sep="\n")
