@@ -32,8 +32,8 @@ LOSSES = {  # name -> weights beside the pixel losses
     "pixels, perceptual, critic": dict(energy=0.0, perceptual=0.25, adversarial=0.5),
     "pixels, perceptual, edge energy": dict(energy=2.0, perceptual=0.1, adversarial=0.0),
 }
-UPDATES = 300  # of each loss
-SCENES = 60
+UPDATES = 150  # of each loss
+SCENES = 40
 
 
 def run(settings: Settings) -> Path:
