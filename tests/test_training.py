@@ -466,18 +466,25 @@ def test_without_resume_a_stage_starts_over(tmp_path):
 # -- every stage, end to end -----------------------------------------------------------
 
 
+# Stages that go on from the family that ships, or look at it: they change what the others left, so that they
+# run in a copy of the folder, see test_what_ships_can_be_trained_on_and_looked_at.
+AFTER = ("unpack", "trial", "sharpen", "shape", "blind")
+
+
 def stage(name: str, work, *options: str) -> None:
     main([name, "--smoke", "--work", str(work), *options])
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, environment):
-    """Return a working folder in which every stage has run at its smallest size, in the order of ``STAGES``."""
+    """Return a working folder in which every stage but ``AFTER`` has run at its smallest size, in their order."""
     work = tmp_path_factory.mktemp("work")
     write_icons(work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment["PYTHONPATH"])  # for the process whose memory is measured
         for name in STAGES:
+            if name in AFTER:
+                continue
             stage(name, work)
             if name == "lora":
                 stage("lora", work, "--family=sd")
@@ -491,6 +498,30 @@ def test_the_readme_names_the_stages_as_they_are(root):
     named = re.findall(r"python -m lcm_nb\.training (\w+)", (root / "README.md").read_text())
     assert len(named) > 10
     assert set(named) <= set(STAGES)
+
+
+def test_stages_come_in_the_order_in_which_they_need_each_other():
+    first = ["data", "geometry", "autoencoder", "teacher", "distill"]
+    later = ["controlnet", "adapter", "lora", "lcm_lora", "judge", "budgets", "evaluate", "ship", "own"]
+    assert list(STAGES) == [*first, *later, *AFTER]
+
+
+def test_what_ships_can_be_trained_on_and_looked_at(work, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("lcm", "card"))
+    encoder = loop.fingerprint(AutoencoderTiny.from_pretrained(copy / "vae").encoder)
+    for name in ("trial", "sharpen"):
+        stage(name, copy)
+    shutil.copytree(work / "lcm", copy / "lcm")
+    stage("distill", copy, "--resume")
+    for name in ("shape", "blind"):
+        stage(name, copy)
+    assert len(json.loads((copy / "trial.json").read_text())) == 7
+    for folder in ("vae", "base/vae", "sd/vae", "sd-lcm/vae"):
+        vae = AutoencoderTiny.from_pretrained(copy / folder)
+        assert vae.config.num_decoder_blocks[-2] == 1
+        assert loop.fingerprint(vae.encoder) == encoder
+    assert json.loads((copy / "shape.json").read_text())["LCM, 1 step"]["shape"][0] <= 1
+    Image.open(copy / "blind" / "sheet.png").verify()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 Stages build on each other in the order data, autoencoder, teacher, distill; geometry
 needs only the data (its minutes count for each shape of latents), the judge only the
 icons; evaluate needs all, and ship puts the result into the package. Own distils from
-what the package ships. Everything lives in one working folder.
+what the package ships. Unpack takes the shipped family into the working folder, so that
+teacher and distill with --resume, and sharpen, go on from it; trial compares recipes,
+shape and blind measure what people see. Everything lives in one working folder.
 """
 
 import argparse
@@ -33,6 +35,12 @@ STAGES = {
     "evaluate": dict(),
     "ship": dict(),
     "own": dict(minutes=10, batch_size=32, learning_rate=3e-4, family="sd"),
+    # what goes on from the family that ships, or looks at it
+    "unpack": dict(),
+    "trial": dict(minutes=7, batch_size=16, learning_rate=1.5e-3),
+    "sharpen": dict(minutes=60, batch_size=3, learning_rate=5e-4),
+    "shape": dict(steps=300),
+    "blind": dict(steps=48),
 }
 # stages whose module is not of their name
 MODULES = {"judge": "train_judge"}
@@ -54,6 +62,11 @@ SMOKE = {
     "evaluate": dict(),
     "ship": dict(),
     "own": dict(steps=2, minutes=math.inf, batch_size=2),
+    "unpack": dict(),
+    "trial": dict(steps=2, minutes=math.inf, batch_size=2),
+    "sharpen": dict(steps=2, minutes=math.inf, batch_size=2),
+    "shape": dict(steps=6),
+    "blind": dict(steps=4),
 }
 
 
@@ -65,13 +78,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for data, checkpoints and logs")
     parser.add_argument("--minutes", type=float, help="time budget of the stage, earlier sittings included")
-    parser.add_argument("--steps", type=int, help="updates at most (data: pictures)")
+    parser.add_argument("--steps", type=int, help="updates at most (data, shape, blind: pictures)")
     parser.add_argument("--batch-size", type=int, help="samples an update and a process")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--seed", type=int, help="start of all random numbers (default 0)")
     parser.add_argument("--resume", action="store_true", default=None, help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
     parser.add_argument("--family", choices=FAMILIES, help="teacher, distill: xl (default) or sd, which needs xl's")
+    parser.add_argument("--pictures", type=int, help="teacher, distill: the first so many of the data alone")
+    parser.add_argument("--latent-channels", type=int, help="autoencoder: channels of its latents (default 8)")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     stage = given.pop("stage")
     defaults = STAGES[stage] | (SD.get(stage, {}) if given.get("family") == "sd" else {})

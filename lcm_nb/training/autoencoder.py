@@ -35,9 +35,9 @@ GEOMETRIES = {  # downscaling factor -> constructor arguments; stage "geometry" 
 }
 
 
-def build(factor: int = 16) -> AutoencoderTiny:
+def build(factor: int = 16, **overrides) -> AutoencoderTiny:
     """Return an untrained autoencoder that shrinks pictures ``factor`` times."""
-    vae = AutoencoderTiny(**GEOMETRIES[factor], scaling_factor=1.0)
+    vae = AutoencoderTiny(**GEOMETRIES[factor] | overrides, scaling_factor=1.0)
     for block in (vae.encoder.layers, vae.decoder.layers):
         for layer in block:  # keep the signal's scale through the changes of resolution
             if isinstance(layer, torch.nn.Conv2d):
@@ -101,7 +101,7 @@ def run(settings: Settings) -> Path:
     if settings.resume and (settings.work / "decoder" / "state.json").exists():
         module = Autoencoding(AutoencoderTiny.from_pretrained(folder, **FLOAT32), noise=0.05)
     else:
-        module = Autoencoding(build(), noise=0.1)
+        module = Autoencoding(build(latent_channels=settings.latent_channels), noise=0.1)
         fit("autoencoder", module, data, CROP, settings, share=0.6)
         normalise(module.vae, as_images(data[-512:]))
         save(module.vae, folder)  # from here on the encoder is final: the next stages may start

@@ -11,6 +11,7 @@ from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
 from .measure_samplers import TEACHER_GUIDANCE, TRIAL_STEPS
 from .scenes import CANVAS
+from .shape import seen_part
 from .ship import GOALS_MB
 
 GUIDE_PROMPTS = (
@@ -34,6 +35,7 @@ def write(folder: Path, figures: dict) -> Path:
     """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
     parts = [HEADER, _contents(), _targets(figures), _sheet(figures), _samplers(figures), _speed(figures)]
     parts += [
+        *([seen_part(figures["seen"], figures.get("blind"))] if "seen" in figures else []),
         _guidance(figures),
         *_sections(figures["sections"]),
         _own(figures["own"]),

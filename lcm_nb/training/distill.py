@@ -136,8 +136,12 @@ def run(settings: Settings) -> Path:
     accelerator = make_accelerator()
     pipe = load_base(settings)
     with accelerator.main_process_first():
-        batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
+        batches = Batches(settings.work, pipe.tokenizer, accelerator.device, count=settings.pictures)
     module = Distillation(Teacher(pipe))
+    folder = settings.work / FAMILIES[settings.family].lcm
+    name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
+    if settings.resume and folder.exists() and not (settings.work / name).exists():
+        go_on_from(module, UNet2DConditionModel.from_pretrained(folder, subfolder=FAMILIES[settings.family].lcm_unet))
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)
@@ -152,12 +156,16 @@ def run(settings: Settings) -> Path:
         made_from=made_from,
         eager=[module.student.time_embedding.cond_proj.weight],  # starts at zero, and w is all it has to tell
     )
-    name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
     train(name, module, loss_of, settings, accelerator, extras).copy_to(trainable(module))
-    folder = settings.work / FAMILIES[settings.family].lcm
     if accelerator.is_main_process:
         save_student(pipe, module.student, settings.family, folder)
     return folder
+
+
+def go_on_from(module: Distillation, lcm: UNet2DConditionModel) -> None:
+    """Let the student and its target start from an LCM that was saved without its training's state."""
+    for unet in (module.student, module.target):
+        unet.load_state_dict(lcm.state_dict())
 
 
 def save_student(pipe, student: UNet2DConditionModel, family: str, folder: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..tutorial import measure
-from . import card, measure_samplers, measure_sections
+from . import blind, card, measure_samplers, measure_sections, shape
 from .loop import Settings, made_by
 from .ship import draw_examples, megabytes
 
@@ -17,6 +17,8 @@ def run(settings: Settings) -> Path:
     figures = measure_samplers.measure(work, pipes, size, resume=settings.resume)
     cases = 2 if settings.smoke else measure_sections.CASES
     figures["sections"] = measure_sections.measure(work, resume=settings.resume, cases=cases)
+    small = dict(count=4, rows=shape.ROWS[:1]) if settings.smoke else {}
+    figures["seen"] = shape.measure(work, pipes, resume=settings.resume, **small)
     figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
     figures["contact_sheet"] = measure_samplers.held_out_cases(work, 6 if settings.smoke else 24, 1)[0]
@@ -30,6 +32,7 @@ def run(settings: Settings) -> Path:
     for section in measure_sections.MEASURED:
         sheet = measure_sections.contact_sheet(section, work, 2 if settings.smoke else 8)
         sheet.save(folder / f"{section}.jpg", quality=88)
+    figures["blind"] = blind.result(work, folder)
     draw_examples(work, work / "examples")
     figures["megabytes"] = megabytes(work)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

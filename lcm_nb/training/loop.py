@@ -27,7 +27,8 @@ class Settings:
     """What the command line sets for a stage.
 
     ``minutes`` and ``steps`` bound the whole stage, earlier sittings included;
-    the learning rate falls along whichever of the two is nearer its end.
+    the learning rate falls along whichever of the two is nearer its end. ``pictures`` leaves teacher and
+    distill the first so many of the data, all where it is None; ``latent_channels`` are a new autoencoder's.
     """
 
     work: Path
@@ -39,6 +40,8 @@ class Settings:
     resume: bool = False
     smoke: bool = False
     family: str = "xl"
+    pictures: int | None = None
+    latent_channels: int = 8
 
 
 def made_by(stage: str, path: Path) -> Path:

@@ -164,9 +164,17 @@ class Teacher(nn.Module):
 class Batches:
     """Random batches of latents and token ids, held in memory; ``picks`` are the last batch's numbers."""
 
-    def __init__(self, work: Path, tokenizer: CLIPTokenizer, device: torch.device, name: str = "data"):
-        self.latents = encode_pictures(work, device, name)
-        self.ids = text.tokenize(tokenizer, captions(work, name))
+    def __init__(
+        self,
+        work: Path,
+        tokenizer: CLIPTokenizer,
+        device: torch.device,
+        name: str = "data",
+        *,
+        count: int | None = None,
+    ):
+        self.latents = encode_pictures(work, device, name, count=count)
+        self.ids = text.tokenize(tokenizer, captions(work, name)[: len(self.latents)])
         self.device = device
         self.picks = torch.empty(0)
 
@@ -186,24 +194,37 @@ class Batches:
 
 
 @torch.no_grad()
-def encode_pictures(work: Path, device: torch.device, name: str = "data", batch_size: int = 32) -> torch.Tensor:
-    """Return all pictures' latents, (N, C, h, w) float16; they are kept beside the pictures for this encoder."""
-    path, label = work / name / "latents.npy", work / name / "latents.txt"
+def encode_pictures(
+    work: Path, device: torch.device, name: str = "data", batch_size: int = 32, count: int | None = None
+) -> torch.Tensor:
+    """Return the latents of all pictures, or of the first ``count``, (N, C, h, w) float16.
+
+    They are kept beside the pictures for this encoder, and a run that was cut short goes on where it stopped.
+    """
     data = pictures(work, name)
     vae = AutoencoderTiny.from_pretrained(work / "vae").eval()
-    made_from = f"{fingerprint(vae.encoder)}, {len(data)} pictures"
-    if path.exists() and label.exists() and label.read_text() == made_from:
-        return torch.from_numpy(np.load(path))
     vae.to(device, memory_format=torch.channels_last)
-    parts = []
-    for start in tqdm(range(0, len(data), batch_size), desc="encode"):
+    latents, done = _open_latents(work / name, vae, data.shape)
+    count = len(data) if count is None else min(count, len(data))
+    for start in tqdm(range(done, count, batch_size), desc="encode"):
+        stop = min(start + batch_size, count)
         with torch.autocast(device.type, torch.bfloat16):
-            latents = vae.encoder(as_images(data[start : start + batch_size]).to(device))
-        parts.append(latents.half().contiguous().cpu())
-    latents = torch.cat(parts)
-    np.save(path, latents.numpy())
-    label.write_text(made_from)
-    return latents
+            part = vae.encoder(as_images(data[start:stop]).to(device))
+        latents[start:stop] = part.half().cpu().numpy()
+        (work / name / "latents.txt").write_text(f"{fingerprint(vae.encoder)}, {len(data)} pictures, {stop} done")
+    return torch.from_numpy(np.array(latents[:count]))
+
+
+def _open_latents(folder: Path, vae: AutoencoderTiny, shape: tuple) -> tuple[np.ndarray, int]:
+    """Return the file of latents of pictures of ``shape`` (N, H, W, 3), memory-mapped, and how many are there."""
+    path, label = folder / "latents.npy", folder / "latents.txt"
+    made_from = f"{fingerprint(vae.encoder)}, {shape[0]} pictures, "
+    if path.exists() and label.exists() and label.read_text().startswith(made_from):
+        return np.lib.format.open_memmap(path, mode="r+"), int(label.read_text().split()[-2])
+    label.unlink(missing_ok=True)
+    factor = 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    full = shape[0], vae.config.latent_channels, shape[1] // factor, shape[2] // factor
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=full), 0
 
 
 @dataclass(frozen=True)
@@ -251,7 +272,7 @@ def run(settings: Settings) -> Path:
     accelerator = make_accelerator()
     with accelerator.main_process_first():
         pipe = start(settings)
-        batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
+        batches = Batches(settings.work, pipe.tokenizer, accelerator.device, count=settings.pictures)
     teacher = Teacher(pipe)
     name = "teacher" if settings.family == "xl" else f"teacher-{settings.family}"
     folder = settings.work / FAMILIES[settings.family].base

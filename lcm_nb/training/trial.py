@@ -1,0 +1,99 @@
+"""A trial of the second edition's recipe: shapes of latents from nothing, and losses for a decoder alone.
+
+Each autoencoder gets the same minutes, each loss the same number of updates from the weights in ``work/vae``.
+Reconstructions of held-out scenes are measured as pictures are (see ``shape``), at several moments, so that
+curves can be compared. Nothing is sampled here: what the latents cost a teacher is not in these figures.
+"""
+
+import copy
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+
+from ..models.judge import Judge
+from .autoencoder import CROP, HELD_OUT, Autoencoding, as_images, build, fit, load_pictures, psnr
+from .loop import FLOAT32, Settings, made_by, make_accelerator, train, trainable
+from .shape import held_out, sharpness, through
+from .sharpen import Pairs, Sharpening, deepen
+
+SHAPES = {  # name -> factor, and what else is different
+    "f=16, 8 channels": (16, {}),
+    "f=16, 16 channels": (16, dict(latent_channels=16)),
+    "f=8, 4 channels": (8, {}),
+}
+LOSSES = {  # name -> weights beside the pixel losses
+    "pixels": dict(energy=0.0, perceptual=0.0, adversarial=0.0),
+    "pixels, perceptual": dict(energy=0.0, perceptual=0.25, adversarial=0.0),
+    "pixels, perceptual, critic": dict(energy=0.0, perceptual=0.25, adversarial=0.5),
+    "pixels, perceptual, edge energy": dict(energy=2.0, perceptual=0.1, adversarial=0.0),
+}
+UPDATES = 150  # of each loss
+SCENES = 40
+
+
+def run(settings: Settings) -> Path:
+    """Write ``work/trial.json``: a row for each shape of latents, then one for each loss; print it."""
+    path, readings = settings.work / "trial.json", Readings(settings.work, 6 if settings.smoke else SCENES)
+    rows = json.loads(path.read_text()) if settings.resume and path.exists() else []
+    for name, run_of in [*((n, shape_run) for n in SHAPES), *((n, loss_run) for n in LOSSES)]:
+        if name in [row["run"] for row in rows]:
+            continue
+        torch.manual_seed(settings.seed)
+        wall, cpu = time.monotonic(), time.process_time()
+        vae, updates = run_of(name, replace(settings, resume=False))
+        spent = dict(updates=updates, minutes=(time.monotonic() - wall) / 60, cpu=(time.process_time() - cpu) / 60)
+        rows.append({"run": name, **spent, **readings(vae)})
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        print(rows[-1], flush=True)
+    return path
+
+
+class Readings:
+    """What is measured of an autoencoder: how it shows held-out scenes."""
+
+    def __init__(self, work: Path, count: int):
+        self.cases = held_out(work, count)
+        self.real = self.cases.real
+
+    def __call__(self, vae: AutoencoderTiny) -> dict[str, float]:
+        vae = copy.deepcopy(vae).cpu().eval()
+        drawn = through(vae, self.real)
+        shapes = self.cases.shapes(drawn)
+        return dict(
+            psnr=psnr(vae, as_images(np.stack(self.real))),
+            shape=float(np.median(shapes)),
+            worst_tenth=float(np.quantile(shapes, 0.1)),
+            sharpness=float(np.median(sharpness(drawn, self.real))),
+        )
+
+
+def shape_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
+    """Return an autoencoder of one shape after ``settings.minutes`` from nothing, and its number of updates."""
+    factor, overrides = SHAPES[name]
+    module, folder = Autoencoding(build(factor, **overrides), noise=0.1), "trial-" + "".join(filter(str.isalnum, name))
+    fit(folder, module, load_pictures(settings.work), CROP, settings)
+    return module.vae, json.loads((settings.work / folder / "state.json").read_text())["step"]
+
+
+def loss_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
+    """Return the autoencoder in ``work/vae`` with a decoder trained on by one loss, and its number of updates."""
+    vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", settings.work / "vae"), **FLOAT32)
+    judge = Judge.from_pretrained(made_by("judge", settings.work / "judge"), **FLOAT32)
+    accelerator, updates = make_accelerator(), min(UPDATES, settings.steps)
+    pairs = Pairs(replace(settings, resume=True), accelerator.device)
+    if vae.config.num_decoder_blocks[-2] == 0:
+        vae = deepen(vae, as_images(pairs.pictures[:HELD_OUT]))
+    module = Sharpening(vae, judge, LOSSES[name])
+    settings = replace(settings, steps=updates, minutes=float("inf"), batch_size=3, learning_rate=5e-4)
+
+    def loss_of(module, generator):
+        return module(**pairs(settings.batch_size, generator))
+
+    folder = "trial-" + "".join(filter(str.isalnum, name))
+    train(folder, module, loss_of, settings, accelerator).copy_to(trainable(module))
+    return vae, updates
