@@ -19,7 +19,7 @@ from .grid import row
 from .models.checkpoints import Checkpoints
 from .models.device import versions
 from .models.hashes import checkpoint_hashes
-from .pictures import MAX_BYTES, encode_image, read_image
+from .pictures import MAX_BYTES, encode_image, keep_image, read_image
 from .settings import MOST_IMAGES, seeds
 
 JSON_CHUNK = "lcm_nb"
@@ -166,6 +166,11 @@ class Record:
     facts: dict[str, Any]
     pixels: np.ndarray
     source: bytes | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings; the picture that it started from is kept as a file, and named there."""
+        return self.facts["settings"] | ({"image": keep_image(self.source)} if self.source else {})
 
     @property
     def commits(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ from .models.examples import example_image
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
-from .pictures import REDUCED, fit_image, keep_image, read_image
+from .pictures import REDUCED, fit_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
@@ -194,9 +194,7 @@ class Studio:
         record = read(content)
         if record.facts["section"] != self.section:
             raise ValueError(f"The picture was made in the section {record.facts['section']}; open its panel for it.")
-        source = {"image": keep_image(record.source)} if record.source else {}
-        known = {name: value for name, value in record.facts["settings"].items() if name in self.settings}
-        return self._complete(known | source)
+        return self._complete({name: value for name, value in record.settings.items() if name in self.settings})
 
     def sweep(self, **lists: Any) -> Grid:
         """Make a labelled grid: the first list runs across, the second down.
@@ -397,14 +395,12 @@ def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, de
 
 def _settings_of(path: object, record: Record, plan: Plan, profile: str) -> dict[str, Any]:
     """Return the settings of a record, checked before anything is loaded, with the picture that it started from."""
-    settings, picture = dict(record.facts["settings"]), record.facts.get("picture", 0)
-    if not record.source and settings.get("image", EXAMPLE) != EXAMPLE:
+    picture = record.facts.get("picture", 0)
+    if not record.source and record.facts["settings"].get("image", EXAMPLE) != EXAMPLE:
         raise ValueError(f"{path} has lost the picture that it started from; take the file as Result.save wrote it.")
     styles = plan.section.styles if profile == "mini" else plan.styles
     try:
-        if record.source:
-            settings["image"] = keep_image(record.source)
-        settings = complete(plan.model.settings_in(plan.section, styles), settings, owner=plan.section.name)
+        settings = complete(plan.model.settings_in(plan.section, styles), record.settings, owner=plan.section.name)
     except ValueError as error:
         raise ValueError(f"{path} carries settings that cannot be drawn: {error}") from None
     if picture >= len(seeds(settings)):

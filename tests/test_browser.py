@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from base64 import b64encode
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chromium import FLAGS, MILLISECONDS, free_port, wait_for
 from PIL import Image
 
 from lcm_nb.sections import BY_NAME as RECIPES
@@ -26,16 +25,6 @@ Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: apt-get install chromium")
 
-MILLISECONDS = 120_000  # only a failing test waits that long
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
 LOAD = "import lcm_nb\n\nstudio = lcm_nb.load({section!r})"
 CELLS = ["panel = studio.panel()\npanel", "panel.run()\npanel.wait(120)\nprint(panel.status)"]
 DONE = re.compile(r"^\d+ steps? at timesteps? [\d, ]+ - [\d.]+ s")
@@ -90,25 +79,6 @@ def lab(folder, environment, root):
         finally:
             server.terminate()
             server.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_for(address: str, server: subprocess.Popen, log) -> None:
-    """Wait until the server answers."""
-    for _ in range(MILLISECONDS // 500):
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-        if server.poll() is not None:
-            break
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,10 @@ from urllib.parse import urlencode
 import nbformat
 import numpy as np
 import pytest
+from chromium import FLAGS, MILLISECONDS, free_port, wait_for
 
 pytestmark = pytest.mark.slow
 
-MILLISECONDS = 120_000  # only a failing test waits that long
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
 MOST_BYTES = 25_000_000  # over the wire
 MEGABIT = 1e6 / 8
 HEAVY = re.compile(r"\.(safetensors|wasm\.gz|onnx)")
@@ -451,8 +442,6 @@ def lab(tmp_path, environment):
     servers = []
 
     def open_lab(cells: list[str]) -> str:
-        from test_browser import free_port, wait_for
-
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, tmp_path / "web.ipynb")

@@ -71,8 +71,7 @@ class Judge(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def describe(self, image: Image.Image, count: int = 1) -> dict[str, Any]:
         """Return in words what a PIL image shows; ``count`` subjects are named."""
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
-        scores = {name: value[0] for name, value in self(pixels.to(self.dtype)).items()}
+        scores = self._scores(image)
         top = scores["subject"].topk(count).indices.tolist()
         return {
             "subjects": [self.config.subjects[i] for i in top],
@@ -84,14 +83,18 @@ class Judge(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def sentence(self, image: Image.Image) -> str:
         """Return in a line what a PIL image shows, and how certain that is; palette and medium where there are any."""
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
         words = []
-        for name, scores in self(pixels.to(self.dtype)).items():
-            share, best = scores[0].softmax(0).max(0)
+        for name, scores in self._scores(image).items():
+            share, best = scores.softmax(0).max(0)
             word = self.config[f"{name}s"][int(best)]
             if word != "none":
                 words.append(f"{word} ({float(share):.0%})")
         return f"The judge sees: {', '.join(words)}"
+
+    def _scores(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        """Return (classes,) scores of a PIL image for each head."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        return {name: scores[0] for name, scores in self(pixels.to(self.dtype)).items()}
 
 
 def _convolution(before: int, after: int, *, stride: int) -> nn.Sequential:
