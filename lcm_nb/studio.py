@@ -19,11 +19,11 @@ from .grid import Grid, sweep_axes
 from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
 from .models.device import PROFILES, resolve_device, resolve_profile, resolve_runtime, reuse_memory, versions
 from .models.doctor import examine, prepare
-from .models.examples import example_image
+from .models.examples import example_image, example_mask
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
-from .pictures import REDUCED, fit_image, read_image
+from .pictures import REDUCED, fit_image, fit_mask, read_image, with_hole
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
 from .runtimes.runtime import Call, Latent, Runtime
@@ -106,29 +106,37 @@ class Studio:
     ) -> Result:
         """Make pictures without a warning; ``waiting`` is called while another run has the studio, and may raise."""
         settings = self._complete(settings)
-        source, note = self._source(settings)
-        given = self._given(source, settings)
+        source, mask, note = self._source(settings)
+        given = self._given(source, mask, settings)
         timesteps: list[int] = []
         with self._turn.taken(waiting):
             start = time.perf_counter()
             drawings = []
             for number, seed in enumerate(seeds(settings), 1):
                 timesteps.clear()
-                call = self._call(settings, seed, given)
+                call = self._call(settings, seed, source, mask, given)
                 drawings.append(self.runtime.draw(call, self._watch(settings, number, timesteps, on_step)))
             seconds = time.perf_counter() - start
         told = dict.fromkeys(drawing.note for drawing in drawings)  # of several pictures the same, once
         notes = [note, *told, CENSORED if any(drawing.censored for drawing in drawings) else ""]
         images = [drawing.image for drawing in drawings]
         facts = (self.section, settings, seconds, timesteps, self.checkpoints)
-        return Result(images, *facts, source, given, "; ".join(filter(None, notes)))
+        return Result(images, *facts, source, given, "; ".join(filter(None, notes)), mask)
 
     def _complete(self, settings: Mapping[str, object]) -> dict[str, Any]:
         return complete(self.settings, settings, owner=self.section)
 
-    def _call(self, settings: Mapping[str, Any], seed: int, image: Image.Image | None) -> Call:
+    def _call(
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        source: Image.Image | None,
+        mask: Image.Image | None,
+        given: Image.Image | None,
+    ) -> Call:
         arguments = {name: value for name, value in settings.items() if self.settings[name].role == "argument"}
-        return Call(arguments, seed, image, {style: settings[style] for style in self.checkpoints.styles})
+        scales = {style: settings[style] for style in self.checkpoints.styles}
+        return Call(arguments, seed, given if mask is None else source, scales, mask)  # the pipeline cuts the hole
 
     def _watch(
         self, settings: Mapping[str, Any], number: int, timesteps: list[int], on_step: Callable[[Step], None] | None
@@ -157,7 +165,8 @@ class Studio:
             ) from None
 
         def given(settings: Mapping[str, Any]) -> Image.Image | None:
-            return self._given(self._source(settings)[0], settings)
+            source, mask, _ = self._source(settings)
+            return self._given(source, mask, settings)
 
         if self._panel is not None:
             self._panel.close()
@@ -220,24 +229,37 @@ class Studio:
         """Return plain code that makes the picture of ``settings``."""
         return self.runtime.code(self._complete(settings))
 
-    def _source(self, settings: Mapping[str, Any]) -> tuple[Image.Image | None, str]:
-        """Return the picture that a run starts from, RGB, and what was done to make it fit ("" for nothing)."""
+    def _source(self, settings: Mapping[str, Any]) -> tuple[Image.Image | None, Image.Image | None, str]:
+        """Return the picture that a run starts from, RGB, its mask, and what made them fit ("" for nothing)."""
         if not self._section.starts_from_picture:
-            return None, ""
+            return None, None, ""
         example = settings["image"] == EXAMPLE
         image = example_image(self.section, self.checkpoints.profile) if example else read_image(settings["image"])
         preparation, geometry = self._section.preparation, self.runtime.geometry
         keep = preparation is not None and preparation.is_done(settings)
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
+        mask = self._mask(settings, image)
         notes = ["the picture had more than 8 bits a colour and was scaled to 8"] if REDUCED in image.info else []
         if fitted.size != image.size:
             was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
             notes.append(f"the picture was fitted from {was} to {now} pixels: scaled, cut at the edges, not stretched")
-        return fitted, "; ".join(notes)
+        return fitted, mask, "; ".join(notes)
 
-    def _given(self, source: Image.Image | None, settings: Mapping[str, Any]) -> Image.Image | None:
-        """Return what the pipeline is given: the picture itself, or what the section makes of it."""
+    def _mask(self, settings: Mapping[str, Any], picture: Image.Image) -> Image.Image | None:
+        """Return the mask of a picture, fitted as the picture is; None where the section takes none."""
+        if not self._section.takes_mask:
+            return None
+        given, geometry = settings["mask_image"], self.runtime.geometry
+        mask = example_mask(self.section, self.checkpoints.profile) if given == EXAMPLE else given
+        return fit_mask(mask, picture, side=geometry.side, multiple=geometry.multiple)
+
+    def _given(
+        self, source: Image.Image | None, mask: Image.Image | None, settings: Mapping[str, Any]
+    ) -> Image.Image | None:
+        """Return what the pipeline is given: the picture itself, or what the section or a mask makes of it."""
         preparation = self._section.preparation
+        if source is not None and mask is not None:
+            return with_hole(source, mask)
         if source is None or preparation is None:
             return source
         return preparation.run(source, settings, self.checkpoints.detect_side)
@@ -289,7 +311,8 @@ def load(
             f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device, model "
             "and runtime, and chooses variant and dtype itself."
         )
-    return _load(plan_for(section, model), resolve_profile(profile), *resolve_runtime(runtime, device))
+    profile = resolve_profile(profile)
+    return _load(plan_for(section, model, profile), profile, *resolve_runtime(runtime, device))
 
 
 def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
@@ -396,7 +419,8 @@ def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, de
 def _settings_of(path: object, record: Record, plan: Plan, profile: str) -> dict[str, Any]:
     """Return the settings of a record, checked before anything is loaded, with the picture that it started from."""
     picture = record.facts.get("picture", 0)
-    if not record.source and record.facts["settings"].get("image", EXAMPLE) != EXAMPLE:
+    given = {"image": record.source, "mask_image": record.mask}
+    if any(not data and record.facts["settings"].get(name, EXAMPLE) != EXAMPLE for name, data in given.items()):
         raise ValueError(f"{path} has lost the picture that it started from; take the file as Result.save wrote it.")
     styles = plan.section.styles if profile == "mini" else plan.styles
     try:

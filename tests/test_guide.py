@@ -124,6 +124,27 @@ prompt = "papercut, a cute fox"
 generator = torch.manual_seed(0)
 image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
 """,
+    "inpainting": """
+import torch
+from diffusers import AutoPipelineForInpainting, LCMScheduler
+from diffusers.utils import load_image
+pipe = AutoPipelineForInpainting.from_pretrained(
+    "stable-diffusion-v1-5/stable-diffusion-inpainting", dtype=DTYPE, variant="fp16"
+).to(DEVICE)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+pipe.load_lora_weights("latent-consistency/lcm-lora-sdv1-5")
+init_image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/inpaint.png"
+)
+mask_image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/inpaint_mask.png"
+)
+prompt = "concept art digital painting of an elven castle, inspired by lord of the rings, highly detailed, 8k"
+generator = torch.manual_seed(0)
+image = pipe(
+    prompt=prompt, image=init_image, mask_image=mask_image, generator=generator, num_inference_steps=4, guidance_scale=4
+).images[0]
+""",
     "controlnet": VERMEER
     + "image = image.resize((512, 512))\n"
     + CANNY
@@ -287,7 +308,7 @@ def test_a_saved_picture_records_the_commits(section, visit):
     for model, one in visit(section)["online"]["models"].items():
         record, sources = one["record"], plan_for(section, model).sources
         assert (record["model"], record["profile"]) == (model, "guide")
-        assert record["checkpoints"].keys() == {part for part in sources if part != "picture"}
+        assert record["checkpoints"].keys() == {part for part in sources if part not in ("picture", "mask")}
         for part, checkpoint in record["checkpoints"].items():
             assert (checkpoint["name"], checkpoint["revision"]) == (sources[part].repo, COMMIT)
             assert re.fullmatch("[0-9a-f]{64}", checkpoint["sha256"])

@@ -76,7 +76,7 @@ class Seed(_Admitting, widgets.BoundedIntText):
 def control_for(name: str, spec: Setting):
     """Return the control of a setting; its value is the setting's default."""
     label = label_of(name, spec)
-    if spec.kind == "image":
+    if spec.kind in ("image", "mask"):
         return ImageInput(label)
     options = {"description": label, TOOLTIP: f"{label}: {spec.help}"}
     if spec.kind == "text":
