@@ -180,9 +180,18 @@ class Studio:
             examples=self._section.examples,
             describe=self._describe if self.checkpoints.profile == "mini" else None,
             read=self._settings_of,
+            picture=self._opened,
+            side=self.runtime.geometry.side,
         )
         self._panel = panel
         return panel
+
+    def _opened(self, name: str, value: str) -> Image.Image:
+        """Return the picture, or the mask, that a value of the setting ``name`` stands for."""
+        if value != EXAMPLE:
+            return read_image(value)
+        example = example_mask if name == "mask_image" else example_image
+        return example(self.section, self.checkpoints.profile)
 
     def _describe(self, image: Image.Image) -> str:
         """Return in a line what the mini family's judge sees in a picture."""
@@ -233,8 +242,7 @@ class Studio:
         """Return the picture that a run starts from, RGB, its mask, and what made them fit ("" for nothing)."""
         if not self._section.starts_from_picture:
             return None, None, ""
-        example = settings["image"] == EXAMPLE
-        image = example_image(self.section, self.checkpoints.profile) if example else read_image(settings["image"])
+        image = self._opened("image", settings["image"])
         preparation, geometry = self._section.preparation, self.runtime.geometry
         keep = preparation is not None and preparation.is_done(settings)
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
@@ -249,8 +257,7 @@ class Studio:
         """Return the mask of a picture, fitted as the picture is; None where the section takes none."""
         if not self._section.takes_mask:
             return None
-        given, geometry = settings["mask_image"], self.runtime.geometry
-        mask = example_mask(self.section, self.checkpoints.profile) if given == EXAMPLE else given
+        mask, geometry = self._opened("mask_image", settings["mask_image"]), self.runtime.geometry
         return fit_mask(mask, picture, side=geometry.side, multiple=geometry.multiple)
 
     def _given(

@@ -137,7 +137,7 @@ def test_notebook_folds_its_solutions(path):
 def test_notebook_has_a_solution_for_every_exercise(path):
     cells = read(path)
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    exercises = set(re.findall(r"(?m)^### (E\d\.\d) ", text))
+    exercises = set(re.findall(r"(?m)^### (E\d+\.\d) ", text))
     checked = [cell for cell in cells if cell.cell_type == "code" and re.search(r"\bchecks\.\w+\(", cell.source)]
     solved = [cell for cell in checked if "solution" in cell.metadata.get("tags", [])]
     assert len(checked) - len(solved) == len(exercises)
