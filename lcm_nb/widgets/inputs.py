@@ -1,6 +1,5 @@
 """A control that takes a picture: by upload, by drop, painted, or from code; or a mask that is painted on a picture."""
 
-import io
 from pathlib import Path
 
 import anywidget
@@ -52,7 +51,7 @@ class ImageInput(anywidget.AnyWidget):
         self.observe(self._on_value, "value")
         self.on_msg(self._on_message)
 
-    def take(self, content: bytes) -> None:
+    def take(self, content: bytes | Image.Image) -> None:
         """Take the bytes of a picture file; if they are none, keep the picture that is there, and say why."""
         self.error = ""
         try:
@@ -65,6 +64,8 @@ class ImageInput(anywidget.AnyWidget):
         self.painting = True
         try:
             self.take(self._in_size(content) if self.kind == "mask" else content)
+        except ValueError as error:
+            self.error = str(error)
         finally:
             self.painting = False
             self.taken = number
@@ -82,8 +83,8 @@ class ImageInput(anywidget.AnyWidget):
 
     def _in_size(self, content: bytes) -> Image.Image:
         """Return a painted mask in the size of its picture."""
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            return image.convert("RGB").resize(self._size or image.size, Image.Resampling.NEAREST)
+        image = read_image(content, name="What was painted")
+        return image.resize(self._size or image.size, Image.Resampling.NEAREST)
 
     @traitlets.validate("value")
     def _keep(self, proposal):
