@@ -100,9 +100,11 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     from .studio import load
 
-    result = load(SECTION, profile="mini").generate(**settings)
+    result = load(SECTION, profile="mini").draw(**settings)
     print(result.save(path, overwrite=arguments.force))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+    if result.note:
+        print(f"lcm-nb: {result.note}", file=sys.stderr)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -53,8 +53,9 @@ class Result:
 
     ``images`` have the seeds ``seed``, ``seed + 1``, ...; ``seconds`` is wall time with decoding, for all;
     ``timesteps`` are the UNet's for one, in order. ``source`` is the picture that the run started from, as it was
-    fitted, and ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says
-    what happened on the way: how its size was changed, what of the prompt was not read, what a safety checker did.
+    fitted, and ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says what happened on
+    the way: how its size was changed, what of the prompt was not read, which of its words the mini family does not
+    know, what a safety checker did.
     """
 
     images: list[Image.Image]

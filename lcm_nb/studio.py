@@ -23,6 +23,7 @@ from .models.examples import example_image
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
+from .models.vocabulary import unknown
 from .pictures import REDUCED, fit_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.diffusers import load as load_runtime
@@ -72,7 +73,7 @@ class Studio:
         """Make a picture, or several. Settings left out come from the guide's section.
 
         Warns if a given picture had to be scaled or cut to fit the pipeline, if the model does not read all of
-        the prompt, or if a safety checker blacked a new picture out.
+        the prompt or does not know a word of it, or if a safety checker blacked a new picture out.
 
         Parameters
         ----------
@@ -92,19 +93,34 @@ class Studio:
         MemoryError
             If the device's memory does not suffice; the studio stays usable.
         """
-        result = self._generate(on_step=on_step, **settings)
+        result = self.draw(on_step=on_step, **settings)
         if result.note:
             warnings.warn(result.note, stacklevel=2)
         return result
 
-    def _generate(
+    def draw(
         self,
         *,
         on_step: Callable[[Step], None] | None = None,
         waiting: Callable[[], object] | None = None,
         **settings: Any,
     ) -> Result:
-        """Make pictures without a warning; ``waiting`` is called while another run has the studio, and may raise."""
+        """Make pictures as :meth:`generate` does, but warn of nothing: the result's note says it. The panel's way.
+
+        Parameters
+        ----------
+        on_step
+            Called after each UNet step; what it raises stops the run.
+        waiting
+            Called again and again while another run has the studio; what it raises ends the wait.
+        settings
+            Those of the section.
+
+        Raises
+        ------
+        ValueError, MemoryError
+            As :meth:`generate`.
+        """
         settings = self._complete(settings)
         source, note = self._source(settings)
         given = self._given(source, settings)
@@ -118,10 +134,15 @@ class Studio:
                 drawings.append(self.runtime.draw(call, self._watch(settings, number, timesteps, on_step)))
             seconds = time.perf_counter() - start
         told = dict.fromkeys(drawing.note for drawing in drawings)  # of several pictures the same, once
-        notes = [note, *told, CENSORED if any(drawing.censored for drawing in drawings) else ""]
+        notes = [note, *told, self._strange(settings)]
+        notes += [CENSORED] if any(drawing.censored for drawing in drawings) else []
         images = [drawing.image for drawing in drawings]
         facts = (self.section, settings, seconds, timesteps, self.checkpoints)
         return Result(images, *facts, source, given, "; ".join(filter(None, notes)))
+
+    def _strange(self, settings: Mapping[str, Any]) -> str:
+        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell."""
+        return unknown(settings["prompt"], self.checkpoints.styles) if self.checkpoints.profile == "mini" else ""
 
     def _complete(self, settings: Mapping[str, object]) -> dict[str, Any]:
         return complete(self.settings, settings, owner=self.section)
@@ -163,7 +184,7 @@ class Studio:
             self._panel.close()
         panel: Panel = Panel(
             self.settings,
-            run=lambda **settings: self._generate(waiting=panel.check, **settings),  # the panel below
+            run=lambda **settings: self.draw(waiting=panel.check, **settings),  # the panel below
             code=self.code,
             cancelled=Cancelled,
             plan=what_runs,

@@ -80,7 +80,7 @@ def test_what_the_model_did_not_read_is_noted_once_for_all_pictures():
         def draw(self, call, on_step):
             return replace(super().draw(call, on_step), note="not read: 'x'")
 
-    assert studio_with(Cuts(), "text-to-image")._generate(num_images=3).note == "not read: 'x'"
+    assert studio_with(Cuts(), "text-to-image").draw(num_images=3).note == "not read: 'x'"
 
 
 def test_a_deep_picture_is_noted():
@@ -160,11 +160,11 @@ def test_one_who_waits_may_give_up():
     begun.wait(10)
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        studio._generate(waiting=give_up)
+        studio.draw(waiting=give_up)
     assert time.monotonic() - start < 1
     end.set()
     thread.join()
-    assert studio._generate(waiting=give_up).seeds == [0]  # nobody is waited for
+    assert studio.draw(waiting=give_up).seeds == [0]  # nobody is waited for
 
 
 def _draw_in_child(studio, told):

@@ -80,7 +80,7 @@ def check_family(parts: Iterable[str] | None = None, folder: Path = MINI) -> Non
     chosen = None if parts is None else [Path(part).relative_to(folder).parts for part in parts]
     hashes = {
         name: wanted
-        for name, wanted in _listed(folder).items()
+        for name, wanted in listed(folder).items()
         if chosen is None or any(Path(name).parts[: len(part)] == part for part in chosen)
     }
     with ThreadPoolExecutor(READERS) as pool:
@@ -106,7 +106,7 @@ def family_problem(folder: Path = MINI) -> str:
     return ""
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def listed(folder: Path) -> dict[str, str]:
     """Return file -> SHA-256 as it was shipped."""
     try:
         hashes = json.loads((folder / LIST).read_bytes())
