@@ -384,7 +384,7 @@ def reproduce(path: str | Path, profile: str | None = None) -> Result:
     settings = _settings_of(path, record, plan, chosen)
     studio = _load(plan, chosen, runtime, device, record.commits)
     _check_weights(path, record, studio)
-    result = studio.generate(**settings)
+    result = studio.draw(**settings)  # its note was told when it was made
     again = np.asarray(result.images[facts.get("picture", 0)])
     if not np.array_equal(record.pixels, again):
         now = {"device": studio.checkpoints.device, **versions()}

@@ -453,6 +453,66 @@ def test_all_can_be_reached_by_tab(page):
     assert ring == "2px"
 
 
+# -- the notebooks themselves -----------------------------------------------------------------
+
+PANELS = {"00", "01", "02", "03", "04", "05", "07"}  # 06 and 08 have none
+# Whether each code cell has run: while one waits or runs, a star stands in place of its number.
+FINISHED = """() => {
+    const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
+    return prompts.length > 5 && prompts.every((prompt) => /\\[\\d+\\]/.test(prompt.textContent));
+}"""
+SEEN = """all => all.map((img) =>
+    [img.alt || img.src.slice(0, 40), img.complete && img.naturalWidth > 0 && img.getBoundingClientRect().width > 0])"""
+
+
+@pytest.fixture
+def run_in_lab(lab, folder, root, browser):
+    """Open one of the notebooks, run all of it by the menu, and return the page; its kernel ends with the test."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(MILLISECONDS)
+
+    def run(name: str):
+        shutil.copytree(root / "notebooks", folder / "notebooks", dirs_exist_ok=True)
+        page.goto(lab.format(f"notebooks/{name}"))
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_function(FINISHED)
+        return page
+
+    yield run
+    page.close()
+    address, token = lab.split("/lab/")[0], urllib.parse.parse_qs(urllib.parse.urlsplit(lab).query)["token"][0]
+    headers = {"Authorization": f"token {token}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/sessions", headers=headers)) as answer:
+        sessions = json.load(answer)
+    for session in sessions:
+        if session["path"].startswith("notebooks/"):
+            each = urllib.request.Request(f"{address}/api/sessions/{session['id']}", headers=headers, method="DELETE")
+            urllib.request.urlopen(each).close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+)
+def test_after_run_all_each_notebook_shows_its_pictures(run_in_lab, name, tmp_path):
+    page = run_in_lab(name)
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    panels = page.locator(".lcm-panel")
+    assert panels.count() == (name[:2] in PANELS)
+    for panel in panels.all():
+        status(panel).wait_for()
+        panel.scroll_into_view_if_needed()
+        shown = picture(panel)
+        shown.screenshot(path=tmp_path / "picture.png")
+        assert min(high - low for low, high in Image.open(tmp_path / "picture.png").convert("RGB").getextrema()) > 50
+        panel.screenshot(path=tmp_path / f"{Path(name).stem}.png")
+    pictures = page.locator(".jp-OutputArea img:visible").evaluate_all(SEEN)
+    assert pictures and all(is_there for _, is_there in pictures), pictures
+    assert page.locator(".lcm-asleep:visible").count() == 0
+
+
 # jupyter_server's own race: a page is left while its socket to the kernel opens.
 SOCKET = re.compile(r"(?s)\[E [^\n]*Uncaught exception GET /api/kernels/.*?kernel_ws_protocol'.*?\] 500 GET [^\n]*\n")
 

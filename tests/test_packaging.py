@@ -242,7 +242,8 @@ def test_training_and_test_imports_are_declared():
 
 
 def test_help_imports_no_torch():
-    code = "import atexit, sys, lcm_nb.cli as cli; atexit.register(lambda: print('torch' in sys.modules)); cli.main(['-h'])"
+    told = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    code = f"{told}; import lcm_nb.cli as cli; cli.main(['-h'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "draw" in done.stdout and done.stdout.splitlines()[-1] == "False"
 
