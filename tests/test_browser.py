@@ -456,10 +456,11 @@ def test_all_can_be_reached_by_tab(page):
 # -- the notebooks themselves -----------------------------------------------------------------
 
 PANELS = {"00", "01", "02", "03", "04", "05", "07"}  # 06 and 08 have none
-# Whether each code cell has run: while one waits or runs, a star stands in place of its number.
+# Whether each code cell has run: while it waits or runs, no number stands before it; folded solutions have none at all.
 FINISHED = """() => {
     const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
-    return prompts.length > 5 && prompts.every((prompt) => /\\[\\d+\\]/.test(prompt.textContent));
+    const texts = prompts.map((prompt) => prompt.textContent).filter((text) => text);
+    return texts.length > 5 && texts.every((text) => /\\[\\d+\\]/.test(text));
 }"""
 SEEN = """all => all.map((img) =>
     [img.alt || img.src.slice(0, 40), img.complete && img.naturalWidth > 0 && img.getBoundingClientRect().width > 0])"""
@@ -478,6 +479,7 @@ def run_in_lab(lab, folder, root, browser):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         page.wait_for_function(FINISHED)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         return page
 
     yield run
