@@ -61,6 +61,7 @@ class Studio:
         self.settings = plan.model.settings_in(plan.section, names.styles)
         self._turn = Turn()
         self._panel: Panel | None = None
+        self._fitted: tuple[object, Image.Image, str] | None = None  # the last picture, decoded once for many runs
         self._judge: Any = None  # loaded when a panel first asks what a picture shows
 
     @property
@@ -245,10 +246,17 @@ class Studio:
         """Return the picture that a run starts from, RGB, and what was done to make it fit ("" for nothing)."""
         if not self._section.starts_from_picture:
             return None, ""
-        example = settings["image"] == EXAMPLE
-        image = example_image(self.section, self.checkpoints.profile) if example else read_image(settings["image"])
-        preparation, geometry = self._section.preparation, self.runtime.geometry
+        preparation = self._section.preparation
         keep = preparation is not None and preparation.is_done(settings)
+        key, last = (settings["image"], _changed(settings["image"]), keep), self._fitted
+        if last is None or last[0] != key:
+            last = self._fitted = (key, *self._fit(settings["image"], keep))
+        return last[1].copy(), last[2]
+
+    def _fit(self, path: str, keep: bool) -> tuple[Image.Image, str]:
+        """Return the picture at a path as the pipeline takes it, if possible in its size, and what was done to it."""
+        example, geometry = path == EXAMPLE, self.runtime.geometry
+        image = example_image(self.section, self.checkpoints.profile) if example else read_image(path)
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
         notes = ["the picture had more than 8 bits a colour and was scaled to 8"] if REDUCED in image.info else []
         if fitted.size != image.size:
@@ -262,6 +270,14 @@ class Studio:
         if source is None or preparation is None:
             return source
         return preparation.run(source, settings, self.checkpoints.detect_side)
+
+
+def _changed(path: str) -> tuple[int, int] | None:
+    """Return what tells that a file has changed: when, and its size; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        about = os.stat(path)
+        return about.st_mtime_ns, about.st_size
+    return None
 
 
 def load(

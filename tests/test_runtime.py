@@ -109,14 +109,22 @@ def test_a_damaged_picture_is_refused_before_a_sweep_draws(tmp_path, picture):
     assert runtime.calls == []
 
 
-def test_a_picture_is_decoded_once_a_draw(tmp_path, picture, monkeypatch):
-    """Its header is looked at when settings are checked; the pixels come in when it is drawn."""
+def test_a_picture_is_decoded_once_for_many_runs(tmp_path, picture, monkeypatch):
+    """Its header is looked at when settings are checked; the pixels come in when it is drawn, and when it changes."""
     path, decoded = tmp_path / "picture.png", []
     picture.resize((64, 64)).save(path)
     load = Image.Image.convert
     monkeypatch.setattr(Image.Image, "convert", lambda image, *a, **k: decoded.append(1) or load(image, *a, **k))
-    studio_with(Dice()).generate(image=path)
+    studio = studio_with(Dice())
+    first = studio.generate(image=path)
     assert len(decoded) == 1
+    first.source.paste("red", (0, 0, 64, 64))  # a reader's own copy
+    second = studio.generate(image=path, seed=1)
+    assert len(decoded) == 1
+    assert second.source.getextrema() != first.source.getextrema()
+    Image.new("RGB", (64, 64), "blue").save(path)
+    assert studio.generate(image=path).source.getpixel((0, 0)) == (0, 0, 255)
+    assert len(decoded) == 2
 
 
 # -- who may run --------------------------------------------------------------------------
