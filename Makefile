@@ -67,10 +67,12 @@ colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest tests/test_guide.py tests/test_hub.py -k "image-to-image or brings_all"
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
-# What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
+# What Binder does with binder/, in a fresh environment; the memory that the heaviest notebooks take; Run All of each
+# notebook that has a panel in JupyterLab; random events on the panels, here and through a kernel.
 platforms: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py
 	$(BIN)/python -m tests.storm --events 250
+	$(BIN)/python -m tests.storm --events 50 --sections image-to-image --kernel
 
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from jupyter_client.manager import start_new_kernel
 
 SCREEN = "lcm_nb.widgets.screen.Screen"
-SECONDS = 120  # only a failing test waits that long
+SECONDS = 600  # only a failing test waits that long
 
 
 def put(state, path: list, value: bytes) -> None:
