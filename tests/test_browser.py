@@ -23,6 +23,7 @@ from lcm_nb.widgets.panel import ASLEEP
 CHROMIUM = shutil.which("chromium")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright.expect.set_options(timeout=MILLISECONDS)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: apt-get install chromium")
 
 LOAD = "import lcm_nb\n\nstudio = lcm_nb.load({section!r})"
@@ -416,6 +417,10 @@ def test_examples_and_the_judge_are_at_hand(page):
     example = section_for("text-to-image").examples[-1]
     drawn_anew(page, lambda: box(page, "examples").select_option(example))
     assert box(page, "prompt").input_value() == example
+    drawn_anew(page, lambda: (box(page, "prompt").fill("a robot on a beach"), box(page, "prompt").press("Enter")))
+    drawn_anew(page, lambda: box(page, "examples").select_option("a cute fox in a meadow"))
+    drawn_anew(page, lambda: box(page, "examples").select_option(label="↺ a robot on a beach"))
+    assert box(page, "prompt").input_value() == "a robot on a beach"
     playwright.expect(page.locator(".lcm-judge")).not_to_be_empty()
     page.get_by_role("button", name="judge").click()
     playwright.expect(page.locator(".lcm-judge")).to_be_hidden()
