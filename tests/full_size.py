@@ -1,12 +1,14 @@
 """The guide's checkpoints as plain data, and what their sizes need: counted without weights, or measured on a GPU."""
 
 import argparse
+import contextlib
 import gc
+import json
 import statistics
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -15,6 +17,7 @@ SDXL, LCM_SDXL = "stabilityai/stable-diffusion-xl-base-1.0", "latent-consistency
 SSD, LCM_SSD = "segmind/SSD-1B", "latent-consistency/lcm-ssd-1b"
 SD, DREAMSHAPER = "stable-diffusion-v1-5/stable-diffusion-v1-5", "Lykon/dreamshaper-7"
 LCM_DREAMSHAPER = "SimianLuo/LCM_Dreamshaper_v7"
+TAESD, TAESDXL = "madebyollin/taesd", "madebyollin/taesdxl"
 CONTROLNET, ADAPTER = "lllyasviel/sd-controlnet-canny", "TencentARC/t2i-adapter-canny-sdxl-1.0"
 
 # -- UNets ----------------------------------------------------------------------------
@@ -80,6 +83,21 @@ VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 SDXL_VAE = VAE | {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025}
+TINY_VAE = {
+    "act_fn": "relu",
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "force_upcast": False,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "latent_magnitude": 3,
+    "latent_shift": 0.5,
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "upsampling_scaling_factor": 2,
+}
 CLIP_L = {
     "attention_dropout": 0.0,
     "bos_token_id": 0,
@@ -200,6 +218,8 @@ CONFIGS: dict[str, dict[str, tuple[str, dict]]] = {
     LCM_DREAMSHAPER: _sd(LCM_SD_UNET, ("LCMScheduler", LCM_SCHEDULER)),
     CONTROLNET: {"controlnet": ("ControlNetModel", CANNY)},
     ADAPTER: {"adapter": ("T2IAdapter", CANNY_XL)},
+    TAESD: {"vae": ("AutoencoderTiny", TINY_VAE)},
+    TAESDXL: {"vae": ("AutoencoderTiny", TINY_VAE)},
 }
 # the class that model_index.json names
 PIPELINES = {
@@ -544,15 +564,100 @@ def table(device: str, *, tiny: bool = False) -> str:
     return f"{head}{body}\n" + ("" if tiny else f"\n{verdict}")
 
 
+# -- measured on a CPU ------------------------------------------------------------------
+
+PARTS = {"encode": ("text_encoder", "text_encoder_2"), "UNet": ("unet", "controlnet", "adapter"), "decode": ("vae",)}
+CPU_WAYS = ("float32", "bfloat16", "openvino")
+CPU_CALL = CALL | {"height": 512, "width": 512}
+
+
+@contextlib.contextmanager
+def apart(pipe, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Collect the seconds that the parts of a pipeline take while it draws."""
+    taken, started, hooks = dict.fromkeys(PARTS, 0.0), {}, []
+    for part, names in PARTS.items():
+        for name in names:
+            module = getattr(pipe, name, None)
+            if module is None:
+                continue
+            module = module.decoder if name == "vae" else module
+
+            def begin(*_, part=part):
+                started[part] = clock()
+
+            def end(*_, part=part):
+                taken[part] += clock() - started[part]
+
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    try:
+        yield taken
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def on_a_cpu(way: str, *, tiny: bool = False):
+    """Return a pipeline of Stable Diffusion 1.5's shape with random weights, the same for all of ``CPU_WAYS``."""
+    import diffusers
+    import torch
+
+    from lcm_nb.runtimes.openvino import Converted, ConvertedUNet
+
+    torch.manual_seed(0)
+    parts = ("unet", "vae", "text_encoder")
+    modules = {name: build(LCM_DREAMSHAPER, name, device="cpu", tiny=tiny).eval() for name in parts}
+    if way == "bfloat16":
+        modules = {name: module.to(torch.bfloat16) for name, module in modules.items()}
+        modules["vae"].to(memory_format=torch.channels_last)
+    scheduler = build(LCM_DREAMSHAPER, "scheduler")
+    unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = diffusers.StableDiffusionPipeline(**modules, **unchecked, tokenizer=tokenizer(), scheduler=scheduler)
+    if way == "openvino":
+        pipe.unet = ConvertedUNet(pipe.unet, "bf16")
+        pipe.vae.decoder = Converted(pipe.vae.decoder, "bf16")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def cpu_figures(rounds: int, output: Path | None, *, tiny: bool = False) -> dict:
+    """Return the CPU seconds of one thread that a picture in four steps takes, by part and way; ways in turn.
+
+    CPU seconds say the same on a computer that does other work as on a quiet one, nearly.
+    """
+    import torch
+
+    from lcm_nb.bench import _machine
+
+    torch.set_num_threads(1)
+    pipes, call = {way: on_a_cpu(way, tiny=tiny) for way in CPU_WAYS}, CALL if tiny else CPU_CALL
+    found = {way: {part: [] for part in (*PARTS, "picture")} for way in CPU_WAYS}
+    for number in range(rounds + 1):
+        for way, pipe in pipes.items():
+            steps = {"num_inference_steps": 1} if number == 0 else {}  # converts and warms up
+            start = time.process_time()
+            with apart(pipe, time.process_time) as taken:
+                pipe(**call | steps, generator=torch.manual_seed(0))
+            for part, seconds in {**taken, "picture": time.process_time() - start}.items():
+                found[way][part] += [seconds] if number else []
+        told = {"machine": _machine(), "rounds": number, "CPU seconds of one thread": found}
+        if output and number:
+            output.write_text(json.dumps(told, indent=1) + "\n")
+    return told
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure on the CUDA device here, or prove this script with ``--tiny``."""
     parser = argparse.ArgumentParser(description="Measure the guide's pipelines in full size, with random weights.")
     parser.add_argument("--output", type=Path, help="Markdown file to write; default tests/full_size.md")
     parser.add_argument("--tiny", action="store_true", help="run the same code small, on the CPU")
+    parser.add_argument("--cpu", type=int, metavar="ROUNDS", help="measure Stable Diffusion 1.5's shape on the CPU")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))  # lcm_nb need not be installed
     import torch
 
+    if options.cpu:
+        print(json.dumps(cpu_figures(options.cpu, options.output, tiny=options.tiny), indent=1))
+        return 0
     if not (options.tiny or torch.cuda.is_available()):
         print("There is no CUDA device here; run this on a computer with one, or add --tiny.", file=sys.stderr)
         return 2
