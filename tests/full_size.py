@@ -18,6 +18,7 @@ SSD, LCM_SSD = "segmind/SSD-1B", "latent-consistency/lcm-ssd-1b"
 SD, DREAMSHAPER = "stable-diffusion-v1-5/stable-diffusion-v1-5", "Lykon/dreamshaper-7"
 LCM_DREAMSHAPER = "SimianLuo/LCM_Dreamshaper_v7"
 TAESD, TAESDXL = "madebyollin/taesd", "madebyollin/taesdxl"
+PAPERCUT = "TheLastBen/Papercut_SDXL"
 CONTROLNET, ADAPTER = "lllyasviel/sd-controlnet-canny", "TencentARC/t2i-adapter-canny-sdxl-1.0"
 
 # -- UNets ----------------------------------------------------------------------------
@@ -251,7 +252,7 @@ LORAS = {
     "latent-consistency/lcm-lora-sdv1-5": {"bytes": 135e6, "unet": SD, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-sdxl": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-ssd-1b": {"bytes": 210e6, "unet": SSD, "rank": 64, "targets": EVERYWHERE},
-    "TheLastBen/Papercut_SDXL": {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
+    PAPERCUT: {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
 }
 # By how much --tiny divides what a configuration holds.
 SHRUNK = {"sample_size": 4} | dict.fromkeys(
@@ -316,6 +317,7 @@ SHAPES = {
     "text-to-image, LCM-LoRA": Shape(SDXL, SDXL, 1024, 1024, batch=2),
     "text-to-image, SSD-1B": Shape(LCM_SSD, SSD, 1024, 1024),
     "image-to-image": Shape(LCM_DREAMSHAPER, DREAMSHAPER, 768, 768),
+    "style-lora": Shape(LCM_SDXL, SDXL, 1024, 1024),
     "image-to-image, LCM-LoRA": Shape(SD, SD, 768, 768, batch=2),
     "controlnet": Shape(LCM_DREAMSHAPER, LCM_DREAMSHAPER, 512, 512, CONTROLNET),
     "controlnet, LCM-LoRA": Shape(SD, SD, 512, 512, CONTROLNET, batch=2),
@@ -419,7 +421,8 @@ def components(section: str) -> dict[str, str]:
 
 def weight_bytes(section: str) -> int:
     """Return the bytes of a section's pipeline in float16."""
-    return 2 * sum(parameters(repo, name) for name, repo in components(section).items())
+    style = lora_parameters(PAPERCUT) if section == "style-lora" else 0
+    return 2 * (style + sum(parameters(repo, name) for name, repo in components(section).items()))
 
 
 def needed_bytes(section: str) -> int:
@@ -432,8 +435,11 @@ def needed_bytes(section: str) -> int:
 # -- measured on a GPU ----------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
+PARTS = {"encode": ("text_encoder", "text_encoder_2"), "UNet": ("unet", "controlnet", "adapter"), "decode": ("vae",)}
 MEASURED = {
     "text-to-image": "StableDiffusionXLPipeline",
+    "image-to-image": "StableDiffusionImg2ImgPipeline",
+    "style-lora": "StableDiffusionXLPipeline",
     "controlnet": "StableDiffusionControlNetPipeline",
     "t2i-adapter": "StableDiffusionXLAdapterPipeline",
 }
@@ -447,8 +453,11 @@ HEAD = """# The guide's pipelines in full size
 {device}, torch {torch}, diffusers {diffusers}. {weights}; 4 steps, one picture, median of {repeats} after a
 warm-up. "Computed" is what weights and live tensors take in full size by `tests/full_size.py`. GB are 10^9 bytes.
 
-| section | run | picture | computed GB | peak allocated GB | peak reserved GB | seconds |
-|---|---|---|---|---|---|---|
+Parts are those of one picture: the text encoders, which `Studio.generate` asks once for a prompt; the UNet with what
+runs beside it; the VAE's decoder.
+
+| section | run | picture | computed GB | allocated GB | reserved GB | encode s | UNet s | decode s | seconds |
+|---|---|---|---|---|---|---|---|---|---|
 """
 WEIGHTS = "Random float16 weights of the real shapes; PyTorch held to {:.1f} GB, what a T4 leaves it"
 TINY_WEIGHTS = "Random float32 weights, widths divided by 8: this proves the script and measures nothing"
@@ -468,6 +477,7 @@ def assemble(section: str, device: str, *, tiny: bool = False):
     """Return a section's pipeline with random weights on a device: float16, or float32 where ``tiny``."""
     import diffusers
     import torch
+    from peft import LoraConfig
 
     parts = components(section)
     torch.set_default_dtype(torch.float32 if tiny else torch.float16)  # nothing is made in float32 first
@@ -480,95 +490,53 @@ def assemble(section: str, device: str, *, tiny: bool = False):
     unchecked = dict.fromkeys(names) if "safety_checker" in CONFIGS[SHAPES[section].base] else {}
     scheduler = diffusers.LCMScheduler.from_config(build(SHAPES[section].base, "scheduler").config)
     pipe = getattr(diffusers, MEASURED[section])(**modules, **tokenizers, **unchecked, scheduler=scheduler)
+    if section == "style-lora":
+        lora = LORAS[PAPERCUT]
+        targets = [name for name, _ in pipe.unet.named_modules() if name.endswith(lora["targets"])]
+        pipe.unet.add_adapter(LoraConfig(r=lora["rank"], target_modules=targets), "papercut")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def ways(section: str, pipe, device: str, *, tiny: bool = False) -> dict[str, Callable]:
-    """Return the ways to make a picture: the guide's plain call, and this project's studio."""
+def ways(section: str, pipe, device: str, *, tiny: bool = False) -> Iterator[tuple[str, Callable]]:
+    """Yield the ways to make a picture, the pipeline changed for each: the guide's plain call, and this project's."""
     import torch
     from PIL import Image
 
     from lcm_nb.models.checkpoints import checkpoints
+    from lcm_nb.models.doctor import faster_problem
     from lcm_nb.models.plans import plan_for
     from lcm_nb.pictures import canny
     from lcm_nb.runtimes.diffusers import DiffusersRuntime
     from lcm_nb.studio import Studio
 
-    shape, picture, edges = SHAPES[section], {}, {}
-    if shape.extra:
+    shape, picture = SHAPES[section], {}
+    if shape.extra or section == "image-to-image":
         size = [side // 4 // 32 * 32 if tiny else side for side in (shape.width, shape.height)]
         picture = {"image": Image.effect_noise(size, 64).convert("RGB")}
-        edges = {"image": canny(picture["image"])}
-    plan, names = plan_for(section), checkpoints(section, "guide", device)
+    given = {"image": canny(picture["image"])} if shape.extra else picture
+    call = CALL | ({"strength": 1.0} if section == "image-to-image" else {})
+    plan = plan_for(section)
+    yield type(pipe).__name__, lambda: pipe(**call, **given, generator=torch.manual_seed(0)).images[0]
+    names = checkpoints(section, "guide", device)
     studio = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe))
-    return {
-        type(pipe).__name__: lambda: pipe(**CALL, **edges, generator=torch.manual_seed(0)).images[0],
-        "Studio.generate": lambda: studio.generate(**CALL, **picture, seed=0).image,
-    }
+    run = lambda: studio.generate(**call, **picture, seed=0).image  # noqa: E731
+    yield "Studio.generate", run
+    for name in ("fp16-vae", "tiny-vae", "compile"):
+        if not faster_problem(plan, device, [name]):
+            change(pipe, name, shape, device, tiny=tiny)
+            yield f"{name} besides" if name == "compile" else name, run
 
 
-def measure(run: Callable, cuda: bool, repeats: int) -> tuple[str, float, float, float]:
-    """Return a picture's size, the peaks allocated and reserved (GB), and the median of the seconds.
-
-    Raises
-    ------
-    ValueError
-        If the picture has one colour, as one of NaN has.
-    """
-    import torch
-
-    if cuda:
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    image, times = run(), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()  # ends with the picture in the computer's memory: nothing is left to wait for
-        times.append(time.perf_counter() - start)
-    if all(low == high for low, high in image.getextrema()):
-        raise ValueError("The picture has one colour; the random weights gave no finite numbers.")
-    peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if cuda else (0, 0)
-    return "{} x {}".format(*image.size), peaks[0] / 1e9, peaks[1] / 1e9, statistics.median(times)
-
-
-def rows(section: str, device: str, *, tiny: bool = False) -> list[str]:
-    """Return a section's rows of the table; where memory ran out, one says so."""
-    import torch
-
-    computed, pipe, lines = needed_bytes(section) / 1e9, assemble(section, device, tiny=tiny), []
-    for way, run in ways(section, pipe, device, tiny=tiny).items():
-        try:
-            size, *numbers = measure(run, device == "cuda", 1 if tiny else REPEATS)
-        except (torch.OutOfMemoryError, MemoryError):  # the studio turns the one into the other
-            size, *numbers = OUT_OF_MEMORY, *[float("nan")] * 3
-        lines.append(f"| {section} | {way} | {size} | " + " | ".join(f"{n:.2f}" for n in (computed, *numbers)) + " |")
-    return lines
-
-
-def table(device: str, *, tiny: bool = False) -> str:
-    """Return the Markdown table of all that is measured, and the verdict."""
-    import diffusers
-    import torch
-
-    head = HEAD.format(
-        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        torch=torch.__version__,
-        diffusers=diffusers.__version__,
-        weights=TINY_WEIGHTS if tiny else WEIGHTS.format(T4_BYTES / 1e9),
-        repeats=1 if tiny else REPEATS,
-    )
-    body = "\n".join(line for section in MEASURED for line in rows(section, device, tiny=tiny))
-    verdict = f"fits in 16 GB (T4): {'no' if OUT_OF_MEMORY in body else 'yes'} by measured peak\n"
-    return f"{head}{body}\n" + ("" if tiny else f"\n{verdict}")
-
-
-# -- measured on a CPU ------------------------------------------------------------------
-
-PARTS = {"encode": ("text_encoder", "text_encoder_2"), "UNet": ("unet", "controlnet", "adapter"), "decode": ("vae",)}
-CPU_WAYS = ("float32", "bfloat16", "openvino")
-CPU_CALL = CALL | {"height": 512, "width": 512}
+def change(pipe, faster: str, shape: Shape, device: str, *, tiny: bool) -> None:
+    """Change a pipeline with random weights as ``lcm_nb.load(..., faster=)`` does."""
+    if faster == "compile":
+        pipe.unet.compile_repeated_blocks(fullgraph=True)
+    elif faster == "fp16-vae":
+        pipe.vae.register_to_config(force_upcast=False)
+    else:
+        repo = TAESDXL if "addition_embed_type" in CONFIGS[shape.base]["unet"][1] else TAESD
+        pipe.vae = build(repo, "vae", device=device, tiny=tiny).to(pipe.unet.dtype).eval()
 
 
 @contextlib.contextmanager
@@ -596,6 +564,72 @@ def apart(pipe, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
             hook.remove()
 
 
+def measure(run: Callable, pipe, cuda: bool, repeats: int) -> tuple[str, list[float]]:
+    """Return a picture's size; peaks allocated and reserved (GB); medians of the parts' seconds and of all.
+
+    Raises
+    ------
+    ValueError
+        If the picture has one colour, as one of NaN has.
+    """
+    import torch
+
+    if cuda:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    image, times, parts = run(), [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()  # ends with the picture in the computer's memory: nothing is left to wait for
+        times.append(time.perf_counter() - start)
+    for _ in range(repeats):  # apart from the whole: looking waits for the GPU
+        with apart(pipe, lambda: (torch.cuda.synchronize() if cuda else None, time.perf_counter())[1]) as taken:
+            run()
+        parts.append(list(taken.values()))
+    if all(low == high for low, high in image.getextrema()):
+        raise ValueError("The picture has one colour; the random weights gave no finite numbers.")
+    peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if cuda else (0, 0)
+    seconds = [*(statistics.median(part) for part in zip(*parts, strict=True)), statistics.median(times)]
+    return "{} x {}".format(*image.size), [*(peak / 1e9 for peak in peaks), *seconds]
+
+
+def rows(section: str, device: str, *, tiny: bool = False) -> list[str]:
+    """Return a section's rows of the table; where memory ran out, one says so."""
+    import torch
+
+    computed, pipe, lines = needed_bytes(section) / 1e9, assemble(section, device, tiny=tiny), []
+    for way, run in ways(section, pipe, device, tiny=tiny):
+        try:
+            size, numbers = measure(run, pipe, device == "cuda", 1 if tiny else REPEATS)
+        except (torch.OutOfMemoryError, MemoryError):  # the studio turns the one into the other
+            size, numbers = OUT_OF_MEMORY, [float("nan")] * 6
+        lines.append(f"| {section} | {way} | {size} | " + " | ".join(f"{n:.2f}" for n in (computed, *numbers)) + " |")
+    return lines
+
+
+def table(device: str, *, tiny: bool = False) -> str:
+    """Return the Markdown table of all that is measured, and the verdict."""
+    import diffusers
+    import torch
+
+    head = HEAD.format(
+        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        torch=torch.__version__,
+        diffusers=diffusers.__version__,
+        weights=TINY_WEIGHTS if tiny else WEIGHTS.format(T4_BYTES / 1e9),
+        repeats=1 if tiny else REPEATS,
+    )
+    body = "\n".join(line for section in MEASURED for line in rows(section, device, tiny=tiny))
+    verdict = f"fits in 16 GB (T4): {'no' if OUT_OF_MEMORY in body else 'yes'} by measured peak\n"
+    return f"{head}{body}\n" + ("" if tiny else f"\n{verdict}")
+
+
+# -- measured on a CPU ------------------------------------------------------------------
+
+CPU_WAYS = ("float32", "bfloat16", "openvino")
+
+
 def on_a_cpu(way: str, *, tiny: bool = False):
     """Return a pipeline of Stable Diffusion 1.5's shape with random weights, the same for all of ``CPU_WAYS``."""
     import diffusers
@@ -620,27 +654,29 @@ def on_a_cpu(way: str, *, tiny: bool = False):
 
 
 def cpu_figures(rounds: int, output: Path | None, *, tiny: bool = False) -> dict:
-    """Return the CPU seconds of one thread that a picture in four steps takes, by part and way; ways in turn.
+    """Return the CPU seconds of one thread that the parts of a picture take by each way, ways in turn.
 
-    CPU seconds say the same on a computer that does other work as on a quiet one, nearly.
+    CPU seconds say nearly the same on a computer that does other work as on a quiet one. Pictures have one step;
+    "4 steps" is computed of the parts.
     """
     import torch
 
     from lcm_nb.bench import _machine
 
     torch.set_num_threads(1)
-    pipes, call = {way: on_a_cpu(way, tiny=tiny) for way in CPU_WAYS}, CALL if tiny else CPU_CALL
-    found = {way: {part: [] for part in (*PARTS, "picture")} for way in CPU_WAYS}
-    for number in range(rounds + 1):
+    call = CALL if tiny else CALL | {"height": 512, "width": 512}
+    pipes = {way: on_a_cpu(way, tiny=tiny) for way in CPU_WAYS}
+    pipes["openvino"](**call | {"num_inference_steps": 1})  # converts
+    found = {way: {part: [] for part in (*PARTS, "4 steps")} for way in CPU_WAYS}
+    for number in range(1, rounds + 1):
         for way, pipe in pipes.items():
-            steps = {"num_inference_steps": 1} if number == 0 else {}  # converts and warms up
-            start = time.process_time()
             with apart(pipe, time.process_time) as taken:
-                pipe(**call | steps, generator=torch.manual_seed(0))
-            for part, seconds in {**taken, "picture": time.process_time() - start}.items():
-                found[way][part] += [seconds] if number else []
+                pipe(**call | {"num_inference_steps": 1}, generator=torch.manual_seed(0))
+            whole = taken["encode"] + 4 * taken["UNet"] + taken["decode"]
+            for part, seconds in {**taken, "4 steps": whole}.items():
+                found[way][part].append(seconds)
         told = {"machine": _machine(), "rounds": number, "CPU seconds of one thread": found}
-        if output and number:
+        if output:
             output.write_text(json.dumps(told, indent=1) + "\n")
     return told
 
