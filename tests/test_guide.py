@@ -625,3 +625,27 @@ def test_apples_gpu_is_chosen_and_known(monkeypatch):
     assert device == "mps" and info()["device"] == "mps (Apple's GPU)"
     assert report.names.dtype == torch.float16 and report.free == 10 * GB
     assert "mps (Apple's GPU), 10.00 GB of memory free" in report.text
+
+
+# -- OpenVINO ---------------------------------------------------------------------------
+
+FUSED = """
+import json
+import numpy as np
+import lcm_nb
+pictures = []
+for runtime in ("diffusers", "openvino-float32"):
+    studio = lcm_nb.load("text-to-image", model="lcm-lora-sdv1-5", runtime=runtime)
+    pictures.append(np.asarray(studio.generate(num_inference_steps=2, seed=1).image, int))
+layers = [name for name, _ in studio.runtime.pipe.unet._stock[0].named_modules() if "lora" in name]
+print(json.dumps({"far": int(np.abs(pictures[0] - pictures[1]).max()), "layers": layers,
+                  "range": int(np.ptp(pictures[0]))}))
+"""
+
+
+def test_an_lcm_lora_is_fused_for_openvino_and_draws_the_same_but_for_rounding(whole_hub, environment, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    code = (NATIVE + FUSED).replace("NATIVE", "False")
+    found = answer(python(code, environment_of(whole_hub, tmp_path, environment)))
+    assert found["layers"] == [] and found["range"] > 50
+    assert found["far"] <= 2
