@@ -274,11 +274,12 @@ def plot(measured: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 0.6 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh([f"{row['section']}: {row['who']}" for row in rows], [row["to plain"] for row in rows])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.bar_label(bars, fmt="%.2f", padding=-32, color="white")
     axes.axvline(1.0, color="black", linestyle="--")
     axes.invert_yaxis()
     axes.set_xlabel("time of a picture in four steps, the guide's plain code = 1")
-    axes.set_title(f"{measured['machine']['processor']}, {measured['machine']['threads']} threads", fontsize=10)
+    machine = measured["machine"]
+    axes.set_title(f"{machine['processor'].partition(',')[0]}, threads: {machine['threads']}", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
