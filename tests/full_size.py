@@ -642,7 +642,6 @@ def on_a_cpu(way: str, *, tiny: bool = False):
     modules = {name: build(LCM_DREAMSHAPER, name, device="cpu", tiny=tiny).eval() for name in parts}
     if way == "bfloat16":
         modules = {name: module.to(torch.bfloat16) for name, module in modules.items()}
-        modules["vae"].to(memory_format=torch.channels_last)
     scheduler = build(LCM_DREAMSHAPER, "scheduler")
     unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = diffusers.StableDiffusionPipeline(**modules, **unchecked, tokenizer=tokenizer(), scheduler=scheduler)

@@ -80,11 +80,6 @@ pipe = StableDiffusionXLPipeline.from_pretrained(
 ).to(DEVICE)
 pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
 """
-SCHEDULER = "pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)\n"
-CHANNELS_LAST = """
-if names.dtype == torch.bfloat16:
-    pipe.vae.to(memory_format=torch.channels_last)
-"""
 CANNY = """
 import cv2
 import numpy as np
@@ -238,7 +233,7 @@ def visit(hub, environment, tmp_path_factory):
         if section not in visits:
             home = tmp_path_factory.mktemp(section)
             block = BLOCKS[section].replace("dtype=DTYPE", f"{DTYPE_ARGUMENT}=names.dtype").replace("DEVICE", '"cpu"')
-            block = "names = lcm_nb.checkpoints(SECTION)\n" + block.replace(SCHEDULER, SCHEDULER + CHANNELS_LAST)
+            block = f"names = lcm_nb.checkpoints(SECTION)\n{block}"
             code = LOAD_ALL + WARM + block.replace("https://huggingface.co", hub.url)
             code += COMPARE.replace("GIVEN", GIVEN.get(section, ""))
             hub.mend()

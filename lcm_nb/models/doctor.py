@@ -30,7 +30,7 @@ FASTER = {
     "tiny-vae": "a VAE of a fortieth of the size: decodes in a fraction of the time; fine detail is lost",
     "compile": "torch.compile of the UNet's blocks: the first picture waits for it; last bits differ",
 }
-MEASURES |= FASTER | {"channels-last": "the VAE's numbers lie channels last, which is faster in bfloat16"}
+MEASURES |= FASTER
 CAPABILITY = (8, 0)  # of a GPU, from which on Triton compiles for its matrix units
 # Tried in this order, the least change first.
 LADDER: list[tuple[str, ...]] = [("slicing",), ("slicing", "offload"), ("slicing", "offload", "fp16-vae")]
@@ -209,8 +209,7 @@ def prepare(
     folders = bring(report.sources, tell)
     if _on_cpu(device):
         tell(f"Weights in {kind_of_weights(report.names)}.")
-    quiet = ("slicing", "channels-last", *faster)
-    changes = [MEASURES[measure] for measure in report.names.measures if measure not in quiet]
+    changes = [MEASURES[measure] for measure in report.names.measures if measure not in ("slicing", *faster)]
     if changes:
         tell(f"To fit {gigabytes(report.free)} of memory: {'; '.join(changes)}.")
     parts = report.names.parts
@@ -233,8 +232,7 @@ def fit(
     faster
         What was asked for besides.
     """
-    on_cpu: tuple[str, ...] = ("channels-last",) if dtype == torch.bfloat16 else ()
-    steps = [on_cpu] if _on_cpu(device) else LADDER if device.startswith("cuda") else LADDER[:1]
+    steps: list[tuple[str, ...]] = [()] if _on_cpu(device) else LADDER if device.startswith("cuda") else LADDER[:1]
     other = plan.family != "xl" or set(VAES).intersection(faster)
     ladder = [(*step, *(m for m in faster if m not in step)) for step in steps if not (other and "fp16-vae" in step)]
     width = torch.empty(0, dtype=dtype).element_size() if _on_cpu(device) else 2

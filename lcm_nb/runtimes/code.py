@@ -81,7 +81,6 @@ def _loras(loras: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
 def _measures(names: Checkpoints) -> list[str]:
     lines = {
         "slicing": "pipe.vae.enable_slicing()",
-        "channels-last": "pipe.vae.to(memory_format=torch.channels_last)",
         "compile": "pipe.unet.compile_repeated_blocks(fullgraph=True)",
         "offload": f"pipe.enable_model_cpu_offload(device={names.device!r})",
     }

@@ -176,8 +176,6 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
-    if "channels-last" in names.measures:
-        pipe.vae.to(memory_format=torch.channels_last)
     if "compile" in names.measures:
         pipe.unet.compile_repeated_blocks(fullgraph=True)
     if names.device.startswith("mps") and psutil.virtual_memory().total < SMALL_MAC:
