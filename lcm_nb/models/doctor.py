@@ -27,7 +27,7 @@ MEASURES = {
 # What `lcm_nb.load(..., faster=)` takes, and what it costs.
 FASTER = {
     "fp16-vae": f"{FP16_VAE.repo} in place of SDXL's VAE: decodes in float16 on a GPU; pixels differ a little",
-    "tiny-vae": "a VAE of a fortieth of the size: decodes in a fraction of the time; fine detail is lost",
+    "tiny-vae": "a VAE of a thirtieth of the size: decodes in a fraction of the time; fine detail is lost",
     "compile": "torch.compile of the UNet's blocks: the first picture waits for it; last bits differ",
 }
 MEASURES |= FASTER

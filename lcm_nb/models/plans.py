@@ -231,7 +231,7 @@ _LCM_LORA_SDXL, _LCM_LORA_SSD, _LCM_LORA_SD = (
 )
 # Decodes in float16, where SDXL's own VAE overflows and must be turned into float32.
 FP16_VAE = Source("madebyollin/sdxl-vae-fp16-fix", "mit", {_FLAT: VAE})
-# A fortieth of the VAE's size, and of its time; fine detail is lost.
+# A thirtieth of the VAE's size; fine detail is lost.
 TINY_VAE = 2_445_063
 # What makes a picture faster at a price -> family -> the VAE that is taken instead of the base's own.
 VAES: Mapping[str, Mapping[str, Source]] = MappingProxyType(
