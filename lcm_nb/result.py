@@ -131,6 +131,8 @@ class Result:
             "timesteps": self.timesteps,
             "device": self.checkpoints.device,
             "runtime": self.checkpoints.runtime,
+            "dtype": self.checkpoints.computes,
+            "measures": list(self.checkpoints.measures),
             "checkpoints": hashes,
             "versions": versions(),
         }
@@ -172,6 +174,11 @@ class Record:
     def settings(self) -> dict[str, Any]:
         """The settings; the picture that it started from is kept as a file, and named there."""
         return self.facts["settings"] | ({"image": keep_image(self.source)} if self.source else {})
+
+    @property
+    def dtype(self) -> str | None:
+        """What the networks computed in; None in files of before, which said it only by their device."""
+        return self.facts.get("dtype", "float32" if self.facts.get("device") == "cpu" else None)
 
     @property
     def commits(self) -> dict[str, str]:
@@ -248,7 +255,8 @@ def _each(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
-# What the JSON chunk holds, and how each looks. Files of before had no model, picture and device.
+DTYPES = ("float32", "bfloat16", "float16")
+# What the JSON chunk holds, and how each looks. Files of before had no model, picture, device, dtype and measures.
 FORM: dict[str, Callable[[object], bool]] = {
     "section": _is_text,
     "profile": _is_text,
@@ -256,7 +264,9 @@ FORM: dict[str, Callable[[object], bool]] = {
     "settings": lambda value: isinstance(value, dict),
     "picture": _is_number,
     "device": lambda value: value is None or isinstance(value, str),
+    "dtype": lambda value: value in DTYPES,
+    "measures": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "checkpoints": _each(_is_made),
     "versions": _each(_is_text),
 }
-OPTIONAL = {"model", "picture", "device"}
+OPTIONAL = {"model", "picture", "device", "dtype", "measures"}

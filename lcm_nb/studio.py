@@ -4,13 +4,14 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 
@@ -18,7 +19,7 @@ from . import kept
 from .grid import Grid, sweep_axes
 from .models.checkpoints import Checkpoints, mini_checkpoints, peft_problem
 from .models.device import PROFILES, resolve_device, resolve_profile, resolve_runtime, reuse_memory, versions
-from .models.doctor import examine, prepare
+from .models.doctor import FASTER, examine, faster_problem, prepare, resolve_faster
 from .models.examples import example_image
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
@@ -286,6 +287,7 @@ def load(
     device: str | None = None,
     model: str | None = None,
     runtime: str | None = None,
+    faster: str | Iterable[str] = (),
     **unknown: object,
 ) -> Studio:
     """Load a section of the guide and return its studio.
@@ -308,11 +310,15 @@ def load(
     runtime
         What draws: "diffusers" (the default), or on CPUs "openvino", which is faster and needs the extra
         ``lcm_nb[openvino]``; "openvino-float32" computes no bfloat16. Its pixels differ from those of diffusers.
+    faster
+        For the guide profile, what makes pictures faster at a price: one or more of "fp16-vae" (SDXL's, for
+        GPUs), "tiny-vae" (fine detail is lost) and "compile" (newer CUDA GPUs). ``lcm-nb doctor`` says which
+        there are. None was measured on a GPU yet.
 
     Raises
     ------
     ValueError
-        For an unknown section, profile, device, model or runtime.
+        For an unknown section, profile, device, model or runtime, or ``faster`` that cannot be had.
     TypeError
         For another argument.
     OSError
@@ -323,20 +329,26 @@ def load(
     """
     if unknown:
         raise TypeError(
-            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device, model "
-            "and runtime, and chooses variant and dtype itself."
+            f"load has no argument {', '.join(map(repr, unknown))}; it takes section, profile, device, model, "
+            "runtime and faster, and chooses variant and dtype itself."
         )
-    return _load(plan_for(section, model), resolve_profile(profile), *resolve_runtime(runtime, device))
+    plan, profile = plan_for(section, model), resolve_profile(profile)
+    runtime, device = resolve_runtime(runtime, device)
+    return _load(plan, profile, runtime, device, resolve_faster(faster, plan, profile, device))
 
 
-def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
-    """Load a plan; ``commits`` are those to take of its parts, else the pinned or newest."""
+def _load(
+    plan: Plan, profile: str, runtime: str, device: str, faster: tuple[str, ...], record: Record | None = None
+) -> Studio:
+    """Load a plan; a record says which commits to take of its parts, else the pinned or newest, and which dtype."""
     global _loaded_in
     check_process(_loaded_in or os.getpid())
     kept.clean()
     folders: dict[str, Path] = {}
+    dtype = _dtype(runtime, device, record)
     if profile == "guide":
-        names, folders = prepare(plan, device, commits=commits or {})
+        commits = record.commits if record else {}
+        names, folders = prepare(plan, device, commits=commits, dtype=dtype, faster=faster)
     else:
         names = mini_checkpoints(plan, device)
         check_family(names.parts.values())
@@ -348,6 +360,15 @@ def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[
         drawing = _loader(runtime)(plan.section, names.moved(folders))
     _loaded_in = os.getpid()
     return Studio(plan, names, drawing)
+
+
+def _dtype(runtime: str, device: str, record: Record | None) -> torch.dtype | None:
+    """Return the dtype of the guide's weights, None for the device's usual."""
+    if runtime != "diffusers":
+        return torch.float32  # OpenVINO converts these, and rounds by itself
+    if record is None or record.dtype is None or record.facts.get("device") != device:
+        return None
+    return getattr(torch, record.dtype)
 
 
 def _loader(runtime: str) -> Callable[[Section, Checkpoints], Runtime]:
@@ -395,19 +416,21 @@ def reproduce(path: str | Path, profile: str | None = None) -> Result:
     record = read(path)
     facts = record.facts
     plan = plan_for(facts["section"], facts.get("model"))
-    runtime, device = resolve_runtime(facts.get("runtime"), _device_of(facts))
+    runtime, device = resolve_runtime(_runtime_of(record), _device_of(facts))
     chosen = _profile_of(path, record, profile, plan, device)
     settings = _settings_of(path, record, plan, chosen)
-    studio = _load(plan, chosen, runtime, device, record.commits)
+    studio = _load(plan, chosen, runtime, device, _faster_of(record, plan, device), record)
     _check_weights(path, record, studio)
     result = studio.draw(**settings)  # its note was told when it was made
     again = np.asarray(result.images[facts.get("picture", 0)])
     if not np.array_equal(record.pixels, again):
-        now = {"device": studio.checkpoints.device, **versions()}
-        then = {"device": facts.get("device"), **facts["versions"]}
+        names = studio.checkpoints
+        now = {"device": names.device, "dtype": names.computes, "measures": list(names.measures), **versions()}
+        then = {name: facts[name] for name in ("device", "dtype", "measures") if name in facts} | facts["versions"]
         changed = {name: (value, now.get(name)) for name, value in then.items() if now.get(name) != value}
         warnings.warn(
-            f"The picture differs from {path}; device and versions then and now: {changed or 'equal'}.", stacklevel=2
+            f"The picture differs from {path}; then and now: {changed or 'equal'}.",
+            stacklevel=2,
         )
     return result
 
@@ -420,7 +443,7 @@ def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, de
     if wanted is not None and resolve_profile(wanted) != profile:
         raise ValueError(f"{path} was made with the {profile} profile; give profile={profile!r}, or leave it out.")
     if profile == "guide" and wanted is None:
-        report = examine(plan, device, record.commits)
+        report = examine(plan, device, record.commits, faster=_faster_of(record, plan, device))
         absent = [source.repo for source in report.sources.values() if not cached(source)]
         if absent:
             raise ValueError(
@@ -454,6 +477,18 @@ def _check_weights(path: str | Path, record: Record, studio: Studio) -> None:
                 f"{path} was made with another checkpoint {then['name']!r}{commit} (sha256 {then['sha256'][:10]}, "
                 f"here {found['sha256'][:10]}); install the lcm_nb version that made it."
             )
+
+
+def _runtime_of(record: Record) -> str | None:
+    """Return the runtime of a record; one that rounded in float32 is not to do so in bfloat16."""
+    runtime = record.facts.get("runtime")
+    return "openvino-float32" if runtime == "openvino" and record.facts.get("dtype") == "float32" else runtime
+
+
+def _faster_of(record: Record, plan: Plan, device: str) -> tuple[str, ...]:
+    """Return what made a record's picture faster, as far as it can be had on this device."""
+    wanted = [name for name in FASTER if name in record.facts.get("measures", ())]
+    return tuple(name for name in wanted if not faster_problem(plan, device, [name]))
 
 
 def _device_of(facts: Mapping[str, Any]) -> str:

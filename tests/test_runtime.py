@@ -8,8 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig
 from PIL import Image
 
+import lcm_nb
 from lcm_nb.models.checkpoints import checkpoints
 from lcm_nb.models.plans import plan_for
 from lcm_nb.runtimes.runtime import Call, Drawing, Geometry
@@ -246,3 +249,36 @@ def test_a_prompt_is_encoded_once_and_the_pixels_are_the_same(studio, monkeypatc
     assert np.array_equal(np.asarray(first.image), np.asarray(second.image))
     other = studio.generate(**settings | {"prompt": "another"})
     assert len(encoded) == 2 * once and not np.array_equal(np.asarray(first.image), np.asarray(other.image))
+
+
+@pytest.fixture
+def own_studio():
+    """A studio whose text encoder the test may change."""
+    return lcm_nb.load("text-to-image", profile="mini")
+
+
+def test_a_lora_on_a_text_encoder_is_seen_at_every_scale(own_studio):
+    encoder, draw = own_studio.pipe.text_encoder, lambda: np.asarray(own_studio.generate(num_inference_steps=1).image)
+    plain = draw()
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    encoder.add_adapter(config, "own")
+    with_lora = draw()
+    encoder.disable_adapters()
+    without = draw()
+    encoder.enable_adapters()
+    again = draw()
+    for layer in encoder.modules():
+        if hasattr(layer, "scale_layer"):
+            layer.scale_layer(3.0)
+    stronger = draw()
+    assert not np.array_equal(plain, with_lora) and not np.array_equal(with_lora, stronger)
+    assert np.array_equal(plain, without) and np.array_equal(with_lora, again)
+
+
+def test_changed_weights_of_a_text_encoder_are_seen(own_studio):
+    draw = lambda: np.asarray(own_studio.generate(num_inference_steps=1).image)  # noqa: E731
+    plain = draw()
+    with torch.no_grad():
+        next(own_studio.pipe.text_encoder.parameters()).mul_(1.5)
+    assert not np.array_equal(plain, draw())

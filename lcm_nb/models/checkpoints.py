@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .device import DTYPE_ARGUMENT, resolve_device, resolve_profile, weights_dtype
+from .device import DTYPE_ARGUMENT, computes_bfloat16, resolve_device, resolve_profile, weights_dtype
 from .plans import MAIN, Plan, plan_for
 
 PARTS = ("base", "unet", "controlnet", "adapter", "vae", "lcm_lora", "loras")
@@ -55,6 +55,12 @@ class Checkpoints:
     def parts(self) -> dict[str, str]:
         """Return the names of what is loaded, by part."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
+
+    @property
+    def computes(self) -> str:
+        """Return what the networks compute in: "float32", "bfloat16" or "float16"."""
+        inside = self.runtime == "openvino" and computes_bfloat16()  # and takes and gives float32
+        return "bfloat16" if inside else str(self.dtype).removeprefix("torch.")
 
     @property
     def loading(self) -> dict[str, dict[str, Any]]:
@@ -115,9 +121,8 @@ def guide_checkpoints(plan: Plan, device: str) -> Checkpoints:
     if "lcm_lora" in sources:
         names["lcm_lora_file"] = sources["lcm_lora"].files[0]
     return replace(
-        _common(plan, device),
+        _common(plan, device, "guide"),
         **names,
-        profile="guide",
         styles=plan.styles,
         detect_side=plan.detect_side,
         variants={part: source.variant for part, source in sources.items() if source.variant},
@@ -138,16 +143,16 @@ def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI) -> Checkpoint
             f"The mini profile has no {plan.model.name!r}; use profile='guide' for it, or leave model out."
         )
     names: dict[str, Any] = {part: str(folder / place) for part, place in plan.mini.items()}
-    return replace(_common(plan, device), **names, styles=plan.section.styles)
+    return replace(_common(plan, device, "mini"), **names, styles=plan.section.styles)
 
 
-def _common(plan: Plan, device: str) -> Checkpoints:
+def _common(plan: Plan, device: str, profile: str) -> Checkpoints:
     own = {part: plan.sources[part].subfolder for part in ("unet", "controlnet", "adapter") if part in plan.sources}
     return Checkpoints(
         base="",
-        dtype=weights_dtype(device),
+        dtype=weights_dtype(device, profile),
         device=device,
-        profile="mini",
+        profile=profile,
         model=plan.model.name,
         family=plan.family,
         scheduler=plan.model.scheduler,

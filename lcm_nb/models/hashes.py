@@ -13,14 +13,16 @@ from pathlib import Path
 from ..files import replace
 from .checkpoints import MINI, Checkpoints
 from .hub import weight_hashes
-from .plans import FP16_VAE, Source, plan_for
+from .plans import Source, other_vaes, plan_for
 
 
 def checkpoint_hashes(section: str, names: Checkpoints) -> dict[str, dict[str, str]]:
     """Return by part the name, the SHA-256 of the weights, and for the Hub's parts the commit."""
     if names.profile == "mini":
         return {part: _of_folder(Path(place)) for part, place in names.parts.items()}
-    sources = {**plan_for(section, names.model).sources, "vae": FP16_VAE}
+    sources = dict(plan_for(section, names.model).sources)
+    if names.vae:
+        sources["vae"] = other_vaes()[names.vae]
     return {part: _of_source(sources[part], names.revisions[part]) for part in names.parts}
 
 

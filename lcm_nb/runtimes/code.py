@@ -81,6 +81,7 @@ def _loras(loras: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
 def _measures(names: Checkpoints) -> list[str]:
     lines = {
         "slicing": "pipe.vae.enable_slicing()",
+        "compile": "pipe.unet.compile_repeated_blocks(fullgraph=True)",
         "offload": f"pipe.enable_model_cpu_offload(device={names.device!r})",
     }
     return [line for measure, line in lines.items() if measure in names.measures]
