@@ -18,7 +18,7 @@ from collections import Counter
 import httpx
 import numpy as np
 import pytest
-from door import TOKEN, hall_of, mini, serving, until
+from door import TOKEN, hall_of, mini, serving
 from PIL import Image
 from test_runtime import Dice, studio_with
 
@@ -235,6 +235,23 @@ def test_the_place_in_the_queue_is_told_and_a_full_one_says_when_to_come_again()
     asyncio.run(story())
 
 
+def test_thirty_users_who_ask_as_often_as_they_can_are_served_alike():
+    async def one(hall, name, counts):
+        while counts.total() < 300:
+            assert (await follow(hall, name, name, "panel"))[-1]["event"] == "picture"
+            counts[name] += 1
+
+    async def story():
+        puppet, counts = Puppet(), Counter()
+        puppet.go = asyncio.Semaphore(10**6)
+        hall = Hall([puppet], beat=30)
+        await asyncio.gather(*(one(hall, f"user {number}", counts) for number in range(30)))
+        return counts
+
+    counts = asyncio.run(story())
+    assert len(counts) == 30 and max(counts.values()) - min(counts.values()) <= 1
+
+
 # -- the door: what must not come in ------------------------------------------------------
 
 
@@ -330,7 +347,11 @@ BAD = {
     "a path": (PICTURE | {"image": "/etc/passwd"}, 400, "no path and no address"),
     "an address": (PICTURE | {"image": "http://127.0.0.1/a.png"}, 400, "no path and no address"),
     "a file address": (PICTURE | {"image": "file:///etc/passwd"}, 400, "no path and no address"),
-    "the image in settings": (PICTURE | {"settings": {"image": "/etc/passwd"}}, 400, "no setting 'image'"),
+    "the image in settings": (
+        PICTURE | {"image": png_of(64, 64), "settings": {"image": "/etc/passwd"}},
+        400,
+        "no setting 'image'",
+    ),
     "another format": (PICTURE | {"image": base64.b64encode(b"GIF89a" + bytes(99)).decode()}, 400, "no PNG"),
     "a picture cut short": (PICTURE | {"image": png_of(64, 64)[:40]}, 400, "damaged"),
     "a picture bomb": (PICTURE | {"image": png_of(60_000, 60_000)}, 400, "megapixels"),
@@ -389,7 +410,7 @@ def test_a_client_s_name_has_limits(place, client):
 
 
 @pytest.mark.parametrize("path", ["/v1/draw", "/v1/sections", "/docs", "/openapi.json", "/nothing", "/health/.."])
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer é"])
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer é"])
 def test_without_the_token_there_is_no_way_in(place, path, header):
     headers = [] if header is None else [("Authorization", header.encode("latin-1"))]
     assert httpx.get(place + path, headers=headers).status_code == 401
@@ -649,29 +670,6 @@ def test_a_lost_connection_is_tried_once_more_if_nothing_was_drawn(far, lines, d
     assert flaky.asked == (2 if lines[0] == 0 else 1)
 
 
-def test_thirty_users_are_served_alike(place, dice):
-    """Each asks as often as it can; nobody waits for one who asks more."""
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-
-    async def one(client, name, counts, end):
-        while not end.is_set():
-            body = json.dumps({**FOX, "lane": "panel", "watched": False})
-            answer = await client.post(f"{place}/v1/draw", content=body, headers=headers | {"X-LCM-Client": name})
-            assert json.loads(answer.text.splitlines()[-1])["event"] == "picture"
-            counts[name] += 1
-            if counts.total() >= 240:
-                end.set()
-
-    async def story():
-        counts, end = Counter({f"user{number}": 0 for number in range(30)}), asyncio.Event()
-        async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
-            await asyncio.gather(*(one(client, name, counts, end) for name in counts))
-        return counts
-
-    counts = asyncio.run(story())
-    assert min(counts.values()) >= 0.5 * max(counts.values())
-
-
 # -- the small models ---------------------------------------------------------------------
 
 
@@ -722,7 +720,3 @@ print("done", panel.status)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.startswith("done"), done.stderr
     assert os.path.exists(tmp_path / "far.png")
-
-
-def test_until_is_met(place):
-    until(lambda: httpx.get(f"{place}/health").status_code == 200)

@@ -1,6 +1,7 @@
 """The remote runtime: a server draws (docs/serving.md), and this computer needs neither a GPU nor torch."""
 
 import contextlib
+import io
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -165,7 +166,7 @@ def _follow(events: Iterator[Event], call: Call, on_step: OnStep, told: list[int
             if event["event"] == "step":
                 with _understood():
                     index, timestep = int(event["index"]), int(event["timestep"])
-                    seen = (event["preview"], event["size"]) if event["preview"] else None
+                    seen = (event["preview"], _size(event["size"])) if event["preview"] else None
                 told.append(index)
                 on_step(index, timestep, seen)
             elif event["event"] == "picture":
@@ -181,6 +182,14 @@ def _follow(events: Iterator[Event], call: Call, on_step: OnStep, told: list[int
             elif event["event"] == "error":
                 raise KINDS.get(str(event.get("kind")), OSError)(str(event.get("message"))[:500])
     raise _Unfinished("it ended before the picture was there")
+
+
+def _size(value: object) -> tuple[int, int]:
+    """Return the width and height that a hint stands for; a server cannot ask for much memory by them."""
+    width, height = value if isinstance(value, list) else (0, 0)
+    if not (isinstance(width, int) and isinstance(height, int) and 0 < width <= 4096 and 0 < height <= 4096):
+        raise ValueError(shown(value))
+    return width, height
 
 
 class RemoteRuntime:
@@ -208,9 +217,9 @@ class RemoteRuntime:
         """
         if not quick:
             raise ValueError("A server sends hints of latents alone; decode with quick=True, or load the section here.")
-        hint, size = latent
-        width, height = size
-        return read_image(hint, name="The server's hint").resize((int(width), int(height)), Image.Resampling.BICUBIC)
+        content, (width, height) = latent
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as hint:
+            return hint.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
     def code(self, settings: Mapping[str, Any]) -> str:
         """Return plain diffusers code that draws the picture of complete settings where the models are."""

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from ..files import read
 from ..models.device import resolve_profile
 from ..protocol import Event, Job
 from ..studio import load
-from .app import Catalogue, Facts, Keys, make_app
+from .app import HEALTH, Catalogue, Facts, Keys, make_app
 from .painter import HereArtist, Painter
 from .queue import Gone, Hall
 
 APP, CORES = "lcm_nb", 2  # the application's name; cores of a painter without a GPU
 STORE = 256 * 2**20  # bytes of Ray's object store: a picture takes one or two million
+LOOK, MISSED = 10.0, 6  # seconds between two looks at the door, and how many in vain end the server
 DRAIN = 60.0  # seconds in which a server that is told to stop finishes what it has
 # Read by Ray when it is imported, and by the processes that it starts.
 QUIET = {
@@ -243,39 +246,62 @@ def stop(order: Order) -> int:
     import ray
     from ray import serve
 
-    left = int(serve.get_app_handle(APP).drain.remote(DRAIN).result())
-    if order.cluster:
-        serve.delete(APP)
-    else:
-        serve.shutdown()
-    ray.shutdown()
-    return left
+    try:
+        left = int(serve.get_app_handle(APP).drain.remote(DRAIN).result(timeout_s=DRAIN + 10))
+        if order.cluster:
+            serve.delete(APP)
+        else:
+            serve.shutdown()
+        return left
+    finally:
+        ray.shutdown()
 
 
 def run(order: Order, token_file: str | None) -> None:
     """Serve until a signal, and print what learners need."""
     tokens = read_tokens(token_file) if token_file else [new_token()]
     keys = Keys(tokens)
-    replicas = start(order, keys)
+    try:
+        replicas = start(order, keys)
+    except RuntimeError as error:  # Ray's, and what painters could not load
+        raise OSError(f"The server did not start: {str(error).strip().splitlines()[-1]}") from None
     print(check(order.address, tokens[0].split()[-1]))
     if not token_file:
         print(f"The token, shown this once: {tokens[0]}")
     if is_open(order.host) and not order.certificate:
         print("Others read tokens and prompts on the way: give --certificate and --key, or let a proxy speak TLS.")
     print(f"{replicas} {'draws' if replicas == 1 else 'draw'} at once; Ctrl+C or SIGTERM ends.", flush=True)
-    wait_for_signal()
+    wait_for_signal(order.address)
     print("Finishing what is being drawn.", flush=True)
     left = stop(order)
     print(f"Stopped; {left or 'no'} pictures were left.", flush=True)
 
 
-def wait_for_signal() -> None:
-    """Return at SIGTERM or Ctrl+C."""
-    told = threading.Event()
+def wait_for_signal(address: str) -> None:
+    """Return at SIGTERM or Ctrl+C.
+
+    Raises
+    ------
+    OSError
+        If the door does not answer any more, so that whatever started the server can start it again.
+    """
+    told, missed = threading.Event(), 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    while not told.wait(1):
-        pass
+    while not told.wait(LOOK):
+        missed = 0 if _answers(address) else missed + 1
+        if missed == MISSED:
+            raise OSError(
+                f"{address} does not answer any more; Ray's logs in /tmp/ray say why. Start the server again."
+            )
+
+
+def _answers(address: str) -> bool:
+    """Return whether the door is there; whose certificate it has is no matter here."""
+    try:
+        return httpx.get(address + HEALTH, timeout=LOOK, verify=False, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def check(address: str, token: str, section: str | None = None) -> str:
