@@ -1,4 +1,4 @@
-"""A class on one server: ``python -m tests.class_load --clients 30 --seconds 120``, with ``--kill`` a painter dies midway.
+"""A class on one server: ``python -m tests.class_load --seconds 120``; with ``--kill`` a painter dies midway.
 
 ``lcm-nb serve`` is started on the loopback address with the small models. Each client drags a slider again and again:
 events for a second or two, of which the newest wins, then it waits for its picture. All pictures are compared, to the

@@ -263,7 +263,9 @@ def run(order: Order, token_file: str | None) -> None:
     keys = Keys(tokens)
     try:
         replicas = start(order, keys)
-    except RuntimeError as error:  # Ray's, and what painters could not load
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # Ray's are of many kinds; among them is what painters could not load
         raise OSError(f"The server did not start: {str(error).strip().splitlines()[-1]}") from None
     print(check(order.address, tokens[0].split()[-1]))
     if not token_file:
