@@ -22,6 +22,7 @@ from .code import plain_code
 from .runtime import Call, Drawing, Geometry, OnStep
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=None)  # seconds; a stream says something twice a second
+LOADING = httpx.Timeout(600.0, connect=10.0)  # seconds; a server that has just been started loads its models first
 CLIENT = uuid.uuid4().hex  # tells this process from others with the same token
 KINDS: Mapping[str, type[Exception]] = {"ValueError": ValueError, "MemoryError": MemoryError}
 
@@ -65,7 +66,7 @@ class Link:
             If it does not answer, does not know the token, or speaks otherwise; in one sentence.
         """
         try:
-            answer = self._http.get("/v1/sections")
+            answer = self._http.get("/v1/sections", timeout=LOADING)
         except httpx.HTTPError as error:
             raise self._lost(error) from None
         self._check(answer)
