@@ -34,7 +34,8 @@ QUIET = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # painters are what the machine is for; Ray gives way to all else by default
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine imports slowly
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine starts slowly
+    "RAY_raylet_start_wait_time_s": "120",
 }
 
 
