@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: web lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: class web lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -83,6 +83,14 @@ web: export LCM_NB_PROFILE = mini
 web: export HF_HUB_OFFLINE = 1
 web: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_web.py
+
+# A server with Ray, killed and stopped; then thirty learners who drag sliders. Some minutes.
+class: export LCM_NB_PROFILE = mini
+class: export HF_HUB_OFFLINE = 1
+class: export OMP_NUM_THREADS = 1
+class: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow tests/test_serve.py
+	$(BIN)/python -m tests.class_load --seconds 30 --kill
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

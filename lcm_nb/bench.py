@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_map
 from .models.checkpoints import checkpoints
 from .models.device import RUNTIMES, info
 from .models.plans import plan_for
-from .runtimes.diffusers import load_pipeline
+from .runtimes.diffusers import load_pipeline, quiet_loads
 from .runtimes.runtime import Call
-from .studio import Studio, load, quiet_loads
+from .studio import Studio, load
 
 STEPS = (1, 2, 4, 8)
 PLAIN, BARE = "plain code", "bare networks"

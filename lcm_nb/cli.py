@@ -1,6 +1,7 @@
-"""The package from a terminal: ``lcm-nb info``, ``draw``, ``bench``; of the guide's ``doctor``, ``fetch``, ``pin``."""
+"""The package from a terminal: ``info``, ``draw``, ``bench``, ``serve``; the guide's ``doctor``, ``fetch``, ``pin``."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_guide(commands)
     _add_bench(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -86,6 +88,49 @@ def _add_bench(commands: Any) -> None:
     )
     bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
     bench.set_defaults(command=_bench)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="draw for the notebooks of a class (docs/serving.md)")
+    serve.add_argument(
+        "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
+    )
+    serve.add_argument("--profile", help="mini or guide; default: guide where there is a GPU")
+    serve.add_argument("--model", help="default: the guide's of each section")
+    serve.add_argument("--device", help="a torch device; default: cuda where there is one, else cpu")
+    serve.add_argument("--replicas", default="auto", help="how many draw at once (auto: one a GPU, or a pair of cores)")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); 0.0.0.0 lets others in")
+    serve.add_argument("--port", type=int, default=8000, help="(8000)")
+    serve.add_argument("--token-file", metavar="FILE", help="made if it is not there; else a new token is printed")
+    serve.add_argument("--certificate", default="", metavar="PEM", help="for TLS, with --key")
+    serve.add_argument("--key", default="", metavar="PEM", help="for TLS, with --certificate")
+    serve.add_argument(
+        "--address", default="", help="of a running Ray cluster to join, e.g. auto; default: start Ray here"
+    )
+    serve.add_argument("--check", action="store_true", help="draw one picture on the server that runs, and end")
+    serve.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from .models.plans import plan_for
+
+    sections = {plan_for(name, arguments.model).section.name: arguments.model for name in arguments.section}
+    if not arguments.replicas.isdigit() and arguments.replicas != "auto":
+        raise ValueError(f"--replicas is {arguments.replicas!r}; give a number from 1, or auto.")
+    try:
+        from .serving import server
+    except ModuleNotFoundError as error:
+        raise ImportError(f'lcm-nb serve needs {error.name}: `pip install "lcm_nb[serve]"`.') from None
+    options = {name: getattr(arguments, name) for name in ("profile", "device", "host", "port", "certificate", "key")}
+    replicas = 0 if arguments.replicas == "auto" else int(arguments.replicas)
+    order = server.Order(sections, replicas=replicas, cluster=arguments.address, **options)
+    if arguments.check:
+        tokens = (
+            server.read_tokens(arguments.token_file) if arguments.token_file else [os.environ.get("LCM_NB_TOKEN", "")]
+        )
+        print(server.check(os.environ.get("LCM_NB_SERVER") or order.address, (tokens or [""])[0].split(" ")[-1]))
+        return
+    server.run(order, arguments.token_file)
 
 
 def _info(arguments: argparse.Namespace) -> None:

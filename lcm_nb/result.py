@@ -78,6 +78,12 @@ class Result:
         """The seed of each picture."""
         return seeds(self.settings)
 
+    @property
+    def where(self) -> str:
+        """What drew: a device of this computer, or a server's with its address."""
+        server = self.checkpoints.server
+        return f"{server.device_name} of {server.address}" if server else f"{self.checkpoints.device} of this computer"
+
     def _repr_png_(self) -> bytes:
         return encode_image(row(self.images))
 
@@ -122,6 +128,7 @@ class Result:
         settings = dict(self.settings)
         if "image" in settings:
             settings["image"] = Path(settings["image"]).name  # the file that people pass on names no folder of theirs
+        server = self.checkpoints.server
         record = {
             "section": self.section,
             "profile": self.checkpoints.profile,
@@ -134,7 +141,7 @@ class Result:
             "dtype": self.checkpoints.computes,
             "measures": list(self.checkpoints.measures),
             "checkpoints": hashes,
-            "versions": versions(),
+            "versions": dict(server.versions) if server else versions(),
         }
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt("parameters", self._parameters(index, hashes))

@@ -225,7 +225,9 @@ def test_runtime_imports_are_declared():
     package = ROOT / "lcm_nb"
     code = [path.read_text() for path in package.rglob("*.py") if path.parent != package / "training"]
     code += [notebook_code(path) for path in (ROOT / "notebooks").glob("*.ipynb")]
-    known = names([*PROJECT["dependencies"], *EXTRAS["openvino"], *EXTRAS["web"]])  # imported where they are asked for
+    known = names(
+        [*PROJECT["dependencies"], *EXTRAS["openvino"], *EXTRAS["serve"], *EXTRAS["web"]]
+    )  # where they are asked for
     assert set().union(*map(third_party, code)) <= known
 
 
@@ -233,7 +235,7 @@ def test_training_and_test_imports_are_declared():
     known = names([*PROJECT["dependencies"], *EXTRAS["training"]])
     for path in (ROOT / "lcm_nb/training").glob("*.py"):
         assert third_party(path.read_text()) <= known, path.name
-    known |= names([*EXTRAS["test"], *EXTRAS["openvino"], *EXTRAS["web"]])
+    known |= names([*EXTRAS["test"], *EXTRAS["openvino"], *EXTRAS["serve"], *EXTRAS["web"]])
     for path in (ROOT / "tests").glob("*.py"):
         assert third_party(path.read_text()) <= known, path.name
 

@@ -23,7 +23,7 @@ from lcm_nb.studio import Cancelled, Studio
 class Dice:
     """A runtime that draws noise of the seed and needs no model."""
 
-    geometry, can_preview = Geometry(side=64, multiple=16), True
+    geometry, can_preview, at_once = Geometry(side=64, multiple=16), True, 1
 
     def __init__(self, censors: bool = False):
         self.censors, self.calls = censors, []

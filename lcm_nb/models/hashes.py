@@ -18,6 +18,8 @@ from .plans import Source, other_vaes, plan_for
 
 def checkpoint_hashes(section: str, names: Checkpoints) -> dict[str, dict[str, str]]:
     """Return by part the name, the SHA-256 of the weights, and for the Hub's parts the commit."""
+    if names.server:
+        return {part: dict(made) for part, made in names.server.hashes.items()}
     if names.profile == "mini":
         return {part: _of_folder(Path(place)) for part, place in names.parts.items()}
     sources = dict(plan_for(section, names.model).sources)

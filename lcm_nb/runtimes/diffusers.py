@@ -14,33 +14,19 @@ from typing import Any
 import diffusers
 import psutil
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    ControlNetModel,
-    DiffusionPipeline,
-    T2IAdapter,
-    UNet2DConditionModel,
-)
+import transformers
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..models.checkpoints import Checkpoints
 from ..models.device import DTYPE_ARGUMENT
 from ..sections.section import Section
-from .code import plain_code
+from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
 
-# Parts that are loaded on their own and handed to the pipeline.
-PARTS: dict[str, Any] = {
-    "unet": UNet2DConditionModel,
-    "controlnet": ControlNetModel,
-    "adapter": T2IAdapter,
-    "vae": AutoencoderKL,
-}
-LCM_LORA = "lcm"  # the adapter's name
 OUT_OF_MEMORY = re.compile(
     "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
 )
@@ -61,6 +47,8 @@ class DiffusersRuntime:
     pipe
         The pipeline, with the model's scheduler, on its device.
     """
+
+    at_once = 1
 
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
@@ -127,8 +115,7 @@ class DiffusersRuntime:
 
     def code(self, settings: Mapping[str, object]) -> str:
         """Return plain diffusers code that draws the picture of complete settings."""
-        kinds = {part: kind.__name__ for part, kind in own_parts(self.names).items()}
-        return plain_code(self.section, self.names, self.geometry, kinds, loras(self.names), settings)
+        return plain_code(self.section, self.names, self.geometry, settings)
 
     def release(self) -> None:
         """Let go of the pipeline and of the GPU's memory."""
@@ -156,16 +143,24 @@ def load(section: Section, names: Checkpoints) -> DiffusersRuntime:
     return runtime
 
 
-def own_parts(names: Checkpoints) -> dict[str, Any]:
-    """Return the parts that are loaded on their own, and their diffusers classes."""
-    kinds = PARTS | ({"vae": AutoencoderTiny} if "tiny-vae" in names.measures else {})
-    return {part: kind for part, kind in kinds.items() if part in names.parts}
+@contextlib.contextmanager
+def quiet_loads() -> Iterator[None]:
+    """Hide the bars of loads that take a second; the switches are the libraries' own, and global."""
+    switches = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    for switch in switches:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_progress_bar()
 
 
 def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     """Return a section's stock pipeline on its device, with its scheduler and all LoRAs."""
     parts = {
-        part: kind.from_pretrained(names.parts[part], **names.options(part)) for part, kind in own_parts(names).items()
+        part: getattr(diffusers, kind).from_pretrained(names.parts[part], **names.options(part))
+        for part, kind in own_parts(names).items()
     }
     kind = getattr(diffusers, section.pipelines[names.family])
     pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
@@ -200,14 +195,6 @@ def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints, scheduler: type) 
 
 
 # -- LoRAs ----------------------------------------------------------------------------
-
-
-def loras(names: Checkpoints) -> list[tuple[str, str, str, dict[str, object]]]:
-    """Return repository, file, adapter name and loading arguments of each LoRA; that of the steps first."""
-    few_steps = [(names.lcm_lora, names.lcm_lora_file, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
-    return few_steps + [
-        (names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles if names.loras
-    ]
 
 
 def _load_loras(pipe: DiffusionPipeline, names: Checkpoints) -> None:

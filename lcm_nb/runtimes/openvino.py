@@ -19,7 +19,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..models.checkpoints import Checkpoints
 from ..sections.section import Section
-from .diffusers import LCM_LORA, DiffusersRuntime, enough_memory, load_pipeline
+from .code import LCM_LORA
+from .diffusers import DiffusersRuntime, enough_memory, load_pipeline
 
 KEPT = 3  # shapes of a module that stay compiled
 LIBRARIES = ("openvino", "torch", "diffusers")  # whose versions a converted model depends on
