@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -214,7 +213,8 @@ class Studio:
             plan=what_runs,
             given=given if self._section.starts_from_picture else None,
             examples=self._section.examples,
-            describe=self._describe if self.checkpoints.profile == "mini" and find_spec("torch") else None,
+            # The judge is torch's, which a computer that does not draw may lack.
+            describe=self._describe if self.checkpoints.profile == "mini" and not self.checkpoints.server else None,
             read=self._settings_of,
         )
         self._panel = panel

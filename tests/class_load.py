@@ -184,10 +184,13 @@ def alone(address: str, token: str, took: list[float]) -> None:
 
 
 def start_server(folder: str, port: int, replicas: int) -> tuple[subprocess.Popen, str]:
-    """Start ``lcm-nb serve`` and return it with its token, once it draws."""
+    """Start ``lcm-nb serve``, or without painters the door alone, and return it with its token, once it draws."""
     token_file, log = Path(folder) / "token", Path(folder) / "log"
     command = [sys.executable, "-m", "lcm_nb.cli", "serve", "text-to-image", "--profile", "mini", "--port", str(port)]
     command += ["--replicas", str(replicas), "--token-file", str(token_file)]
+    if not replicas:
+        token_file.write_text("a-token-of-the-tests-alone")
+        command = [sys.executable, "-m", "tests.door", str(port), token_file.read_text()]
     with log.open("w") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file)
     while "SIGTERM ends" not in log.read_text():
@@ -208,7 +211,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=1, help="0: without Ray, door and painter in one process")
     parser.add_argument("--kill", action="store_true", help="kill a painter in the middle")
     arguments = parser.parse_args()
     os.environ["LCM_NB_PROFILE"] = "mini"

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
+import sys
 import threading
-import time
 from collections.abc import Iterator
 
+import httpx
 import uvicorn
 
 from lcm_nb.serving.app import Catalogue, Keys, make_app
@@ -48,10 +50,16 @@ def serving(hall: Hall, catalogue: Catalogue, keys: str = TOKEN, port: int = 0) 
         listening.close()
 
 
-def until(condition, seconds: float = 60) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.01)
+def main(port: int, token: str) -> None:
+    """Serve the small models' text-to-image until SIGTERM."""
+    hall, catalogue = mini("text-to-image")
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    with serving(hall, catalogue, token, port) as address:
+        httpx.get(f"{address}/v1/sections", headers={"Authorization": f"Bearer {token}"}, timeout=600)
+        print("SIGTERM ends", flush=True)
+        told.wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
