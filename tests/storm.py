@@ -201,7 +201,7 @@ def place(studio, in_kernel: bool) -> Iterator[Here | Away]:
     """Yield a panel here, or in a kernel."""
     with contextlib.ExitStack() as stack:
         if in_kernel:
-            from tests.front_end import kernel
+            from .front_end import kernel
 
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
