@@ -9,6 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -518,7 +519,7 @@ def ways(section: str, pipe, device: str, *, tiny: bool = False) -> Iterator[tup
     call = CALL | ({"strength": 1.0} if section == "image-to-image" else {})
     plan = plan_for(section)
     yield type(pipe).__name__, lambda: pipe(**call, **given, generator=torch.manual_seed(0)).images[0]
-    names = checkpoints(section, "guide", device)
+    names = replace(checkpoints(section, "guide", device), dtype=pipe.unet.dtype)
     studio = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe))
     run = lambda: studio.generate(**call, **picture, seed=0).image  # noqa: E731
     yield "Studio.generate", run
