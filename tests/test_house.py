@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "lcm_nb"
 ORDER = {
     "training": ["tutorial", "cli"],
     "tutorial": ["studio"],
-    "cli": ["bench"],
+    "cli": ["bench", "check", "student"],
+    "check": ["studio"],
+    "student": ["files"],
     "export": ["studio", "web"],
     "web": ["sections"],
     "bench": ["studio"],
