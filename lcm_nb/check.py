@@ -1,13 +1,15 @@
-"""``lcm-nb check``: is this computer ready for the notebooks? It draws, here and in a Jupyter kernel, and looks around."""
+"""``lcm-nb check``: is this computer ready for the notebooks? It draws, here and in a Jupyter kernel."""
 
 import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,9 @@ def _draws() -> str:
     return f"a fox, in {STEPS} steps and {result.seconds:.2f} s"
 
 
+@cache
 def _own() -> Any:
+    """Return what this process draws."""
     from .studio import load
 
     return load("text-to-image", profile="mini", device="cpu").generate(
@@ -115,9 +119,9 @@ def _own() -> Any:
 def _kernel() -> str:
     from jupyter_client.manager import start_new_kernel
 
-    environment = os.environ | {"LCM_NB_PROFILE": "mini"}
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        manager, client = start_new_kernel(startup_timeout=SECONDS, kernel_name="python3", env=environment)
+        manager, client = start_new_kernel(startup_timeout=SECONDS, kernel_name="python3", **quiet)
     except (RuntimeError, OSError) as error:
         raise Problem(f"no Jupyter kernel starts ({error}); run `python -m ipykernel install --sys-prefix`.") from None
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import as_path, read, replace, shown, spoken
+from .files import as_path, read, replace, spoken
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"  # of a checkout; a wheel has none
 MARK = "lcm_nb_student"  # in a notebook's metadata: the hash of what was written
@@ -56,7 +56,7 @@ def _notebook(path: Path) -> dict[str, Any]:
         if not all(isinstance(cell["metadata"], dict) and cell["source"] is not None for cell in notebook["cells"]):
             raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"{shown(str(path))} is no notebook; give {wanted}.") from None
+        raise ValueError(f"{path} is no notebook; give {wanted}.") from None
     return notebook
 
 
