@@ -214,6 +214,7 @@ def test_no_machine_paths():
 def test_no_package_index_but_pytorchs():
     files = [path for path in repository_files() if path.suffix != ".safetensors"]
     found = {path.name: PIP_SOURCE.findall(path.read_bytes().decode("utf-8", "ignore")) for path in files}
+    found = {name: [place for place in places if re.search(r"://|^[/~\\]", place)] for name, places in found.items()}
     others = {name: [a for a in addresses if not a.startswith(PYTORCH)] for name, addresses in found.items()}
     assert not {name: addresses for name, addresses in others.items() if addresses}
 
