@@ -236,11 +236,11 @@ QUESTIONS = {
     "P7.4": Question(
         "b",
         (
-            "each LoRA has a weight of its own; which one brings the paper?",
-            "what does the LCM-LoRA do for the base, in the first grid of this notebook?",
+            "look at the first grid of this notebook: what does the LCM-LoRA do for the base?",
             "without it, the LCM's scheduler takes a mean of many pictures for the clean end.",
+            "a mean has soft outlines and pale colours; does the paper show as early in it?",
         ),
-        "the LCM-LoRA makes each answer a clean end; with less of it outlines and colours fade.",
+        "the LCM-LoRA makes each answer a clean end; with less of it outlines and colours fade, and paper comes later.",
     ),
     "P8.1": Question(
         "a",
