@@ -6,6 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
+# Options for nbconvert, e.g. where the slides find reveal.js: docs/teach/thirty.md
+SLIDES_ARGS ?=
 # Options for the benchmark, e.g. BENCH_ARGS="controlnet --output docs/bench"
 BENCH_ARGS ?=
 
@@ -20,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: class web lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: class web slides lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -44,7 +46,7 @@ lint: $(INSTALLED)
 style: $(INSTALLED)
 	$(BIN)/ruff format --check
 stripped: $(INSTALLED)
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 types: $(INSTALLED)
 	$(BIN)/mypy
 
@@ -56,7 +58,7 @@ test: export HF_HUB_OFFLINE = 1
 # One process a core and one thread a process: threads of several processes would wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks docs/teach
 
 # The same code with Colab's versions, which are the oldest that pyproject.toml admits. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
 colab: export LCM_NB_PROFILE = mini
@@ -92,10 +94,15 @@ class: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_serve.py
 	$(BIN)/python -m tests.class_load --seconds 30 --kill
 
+# The opening slides, drawn anew, into build/slides.
+slides: export LCM_NB_PROFILE = mini
+slides: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --to slides --execute --no-input --output-dir build/slides docs/teach/opening.ipynb $(SLIDES_ARGS)
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 
 # Let git run the hooks of .pre-commit-config.yaml before each commit.
 hooks: $(INSTALLED)

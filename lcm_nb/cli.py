@@ -1,4 +1,8 @@
-"""The package from a terminal: ``info``, ``draw``, ``bench``, ``serve``; the guide's ``doctor``, ``fetch``, ``pin``."""
+"""The package from a terminal.
+
+``lcm-nb info``, ``draw``, ``bench``; for a class ``check``, ``student``, ``serve``; for the guide ``doctor``,
+``fetch``, ``pin``.
+"""
 
 import argparse
 import os
@@ -17,7 +21,7 @@ SECTION = "text-to-image"
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0, 1 where ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
+    0, 1 where ``check`` or ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -52,10 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.set_defaults(command=_draw)
 
+    _add_class(commands)
     _add_guide(commands)
     _add_bench(commands)
     _add_serve(commands)
     return parser
+
+
+def _add_class(commands: Any) -> None:
+    check = commands.add_parser("check", help="say within a minute whether this computer is ready for the notebooks")
+    check.set_defaults(command=_check)
+
+    student = commands.add_parser("student", help="write the notebooks without their solutions")
+    student.add_argument("folder", metavar="DIR", help="where to write them; replaces nothing that was worked in")
+    student.add_argument("--notebooks", metavar="FOLDER", help="where the notebooks are (those of this checkout)")
+    student.set_defaults(command=_student)
 
 
 def _add_guide(commands: Any) -> None:
@@ -154,6 +169,19 @@ def _draw(arguments: argparse.Namespace) -> None:
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
     if result.note:
         print(f"lcm-nb: {result.note}", file=sys.stderr)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .check import check
+
+    return int(not check())
+
+
+def _student(arguments: argparse.Namespace) -> None:
+    from .student import NOTEBOOKS, write
+
+    for path in write(arguments.folder, arguments.notebooks or NOTEBOOKS):
+        print(path)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
