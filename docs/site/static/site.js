@@ -1,0 +1,14 @@
+// Puts the LCM that draws in the page wherever a page has an element for it.
+const draw = new URL("../draw/", import.meta.url);
+const places = document.querySelectorAll(".lcm-live");
+
+if (places.length) {
+  document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("lcm.css", draw) }));
+  const { mount } = await import(new URL("lcm.js", draw));
+  for (const place of places) {
+    const { first, ...settings } = place.dataset;
+    // The first page keeps its settings in its address, and itself for visits without a connection.
+    const own = first === undefined ? {} : { link: true, offline: new URL("../sw.js", import.meta.url) };
+    await mount(place, { base: draw, settings, ...own });
+  }
+}
