@@ -31,9 +31,16 @@ def presented(notebook: NotebookNode) -> NotebookNode:
         if "solution" in cell.metadata.get("tags", []):
             cell.metadata.tags = [*cell.metadata.tags, "hide-cell"]
         seen = _seen(after)
+        cell.outputs = [output for output in cell.outputs if not _is_progress(output, state)]
         for output in cell.outputs:
             _describe(output, state, seen, live=bool(LIVE.fullmatch(loaded)) and "model=" not in loaded)
     return notebook
+
+
+def _is_progress(output: NotebookNode, state: dict) -> bool:
+    """Return whether an output is a widget that holds no picture: a bar that was full in the end."""
+    model = output.get("data", {}).get(WIDGET, {}).get("model_id")
+    return model is not None and not any(_bytes(view) for view in _tree(state, model))
 
 
 def _seen(cell: NotebookNode | None) -> str:
