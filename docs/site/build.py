@@ -6,6 +6,7 @@ long as neither the notebook nor the package has changed.
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ PACKAGE = ROOT / "lcm_nb"
 LONGEST = 1800  # seconds that a cell may take on a busy computer
 PROSE = ("docs/*.md", "docs/*.jpg", "docs/*.png", "docs/*.webp", "docs/*.json", "docs/teach/*", "lcm_nb/mini/*.md")
 PROSE += ("lcm_nb/mini/*.jpg", "lcm_nb/mini/figures.json", "CONTRIBUTING.md", "LICENSE", "CITATION.cff")
+# nbclient keeps widgets' state, too, but misses what a panel's worker sends while a later cell runs.
+WIDGETS = "import json, ipywidgets\nprint(json.dumps(ipywidgets.Widget.get_manager_state()))"
 TEACHERS = re.compile(r"(?s)```\{toctree\}\n:caption: For teachers.*?```\n")
 
 
@@ -53,7 +56,11 @@ def run(notebook: Path, out: Path) -> None:
     """Run a notebook and write it with its outputs, and with the widgets' state."""
     print(f"Running {notebook.name}", flush=True)
     content = nbformat.read(notebook, as_version=4)
-    NotebookClient(content, timeout=LONGEST, resources={"metadata": {"path": notebook.parent}}).execute()
+    content.cells.append(nbformat.v4.new_code_cell(WIDGETS))
+    place = {"metadata": {"path": notebook.parent}}
+    NotebookClient(content, timeout=LONGEST, store_widget_state=False, resources=place).execute()
+    state = json.loads("".join(output.text for output in content.cells.pop().outputs if output.get("name") == "stdout"))
+    content.metadata["widgets"] = {pages.STATE: state}
     nbformat.write(content, out)
 
 

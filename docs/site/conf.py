@@ -22,7 +22,7 @@ html_theme = "furo"
 html_favicon = "static/favicon.svg"
 html_static_path, html_extra_path = ["static"], ["extra"]
 html_css_files, html_js_files = ["site.css"], [("site.js", {"type": "module"})]
-html_copy_source, html_show_copyright, html_last_updated_fmt = False, False, None
+html_copy_source, html_use_index, html_show_copyright = False, False, False
 SIZES = re.compile(r"\\[bB]igg?[lr]?(?![a-zA-Z])")  # of brackets, which MathML stretches by itself
 
 
