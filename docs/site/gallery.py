@@ -55,7 +55,7 @@ def _row(studio, spec, setting: str, out: Path) -> str:
         result = studio.generate(**BESIDE.get(setting, {}), **{setting: value})
         file = f"{studio.section}-{setting}-{number}.webp"
         result.image.save(out / file, quality=85, method=6)
-        label = html.escape(f"{value}" if setting == "prompt" else f"{setting} = {value}")
+        label = html.escape(str(value))
         alt = html.escape(f"{result.settings['prompt']}, drawn with {setting} = {value}")
         size = f'width="{result.image.width}" height="{result.image.height}"'
         image = f'<img loading="lazy" {size} alt="{alt}" src="gallery/{file}">'

@@ -12,7 +12,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 LIVE = re.compile(r'lcm_nb\.load\("text-to-image"[^)]*\)')
 ALT = re.compile(r"(?s)(?P<prompt>.*); (?P<steps>\d+) steps?; seed (?P<seed>\d+)")
-SEEN = re.compile(r"(?s)(?:\*\*What you should see\.\*\*\s*|You should (?:see|read)\s+)(.+?)(?:\n\n|\Z)")
+SEEN = re.compile(r"(?i)you should (?:see|read)\b")
+OPENING = re.compile(r"(?i)^(?:\*\*What you should see\.\*\*|You should (?:see|read))\s+")
+DRAWN = re.compile(r"'prompt': (?P<quote>['\"])(?P<prompt>.*?)(?P=quote), 'num_inference_steps': (?P<steps>\d+)")
 ANCHOR = re.compile(r"\]\([\w./-]*#[\w-]+\)")  # JupyterLab's keep capitals
 LONGEST = 300  # letters of a picture's description
 RUN = "Open the notebook to move its sliders."
@@ -45,16 +47,17 @@ def _is_progress(output: NotebookNode, state: dict) -> bool:
 
 def _seen(cell: NotebookNode | None) -> str:
     """Return what the cell after an output says is to be seen in it, "" if it does not say."""
-    if cell is None or cell.cell_type != "markdown" or not (found := SEEN.search(cell.source)):
+    if cell is None or cell.cell_type != "markdown":
         return ""
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", found[1])
-    text = " ".join(re.sub(r"[*`$]|^- ", "", text).split())
+    text = next((part for part in cell.source.split("\n\n") if SEEN.search(part)), "")
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", OPENING.sub("", text.strip()))
+    text = " ".join(re.sub(r"[*`$]", "", text).split())
     return text[:1].upper() + text[1:]
 
 
 def _short(text: str) -> str:
     """Return whole sentences of a text, as many as fit."""
-    sentences = re.findall(r".+?[.:?](?=\s|$)|.+$", text)
+    sentences = re.findall(r".+?[.?](?=\s|$)|.+$", text)
     short = ""
     for sentence in sentences:
         if short and len(short + sentence) > LONGEST:
@@ -77,8 +80,10 @@ def _describe(output: NotebookNode, state: dict, seen: str, *, live: bool) -> No
 
 
 def _named(plain: str) -> str:
-    """Return what an object says of itself, unless it is only where it lies in memory."""
-    return "" if plain.startswith("<") else f"{plain.strip().rstrip('.')}."
+    """Return what a result or a grid says of itself, "" for what says only where it lies in memory."""
+    if drawn := DRAWN.search(plain):
+        return f"{drawn['prompt']}, drawn in {drawn['steps']} steps."
+    return f"{plain.strip().rstrip('.')}." if plain.startswith("Grid of ") else ""
 
 
 def _image(data: bytes, alt: str) -> str:
