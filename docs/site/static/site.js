@@ -1,3 +1,10 @@
+// What scrolls sideways can be reached, and scrolled, by keyboard.
+const watch = new ResizeObserver((seen) => {
+  for (const { target } of seen) target.toggleAttribute("tabindex", false);
+  for (const { target } of seen) if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+});
+for (const wide of document.querySelectorAll("pre, div.math, .table-wrapper")) watch.observe(wide);
+
 // Puts the LCM that draws in the page wherever a page has an element for it.
 const draw = new URL("../draw/", import.meta.url);
 const places = document.querySelectorAll(".lcm-live");
