@@ -36,6 +36,7 @@ ci:
 	$(MAKE) test
 	$(MAKE) colab
 	$(MAKE) platforms
+	$(MAKE) web
 
 # What takes seconds; the hooks of .pre-commit-config.yaml are these four.
 check: lint style stripped types
