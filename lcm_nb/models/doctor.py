@@ -112,7 +112,7 @@ def resolve_faster(faster: str | Iterable[str], plan: Plan, profile: str, device
     """
     wanted = (faster,) if isinstance(faster, str) else tuple(faster)
     for name in wanted:
-        if name not in FASTER:
+        if not isinstance(name, str) or name not in FASTER:
             raise ValueError(f"faster is {shown(name)}; use one or more of {', '.join(map(repr, FASTER))}.")
     if wanted and profile != "guide":
         raise ValueError(f"faster={wanted[0]!r} is for the guide's models; use profile='guide', or leave faster out.")
