@@ -55,7 +55,13 @@ def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large(name, "too many pixels")) from None
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # PIL's limits on texts, which come zipped
+            raise
+        raise ValueError(f"{name} carries a text of megabytes; save it anew, without its texts.") from None
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None
 
 
@@ -88,14 +94,16 @@ def _contents(source: object) -> tuple[str, bytes]:
 def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
-        )
+        raise ValueError(_too_large(name, f"{width} x {height} pixels"))
     if min(size) < 16 or max(size) > 5 * min(size):
         raise ValueError(
             f"{name} has {width} x {height} pixels; "
             "give a picture with sides of at least 16, neither more than 5 times as long as the other."
         )
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} has {size}; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -138,15 +146,15 @@ def fit_image(image: Image.Image, *, side: int, multiple: int, keep: bool = Fals
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def fit_mask(source: str | Path | Image.Image, picture: Image.Image, *, side: int, multiple: int) -> Image.Image:
+def fit_mask(source: str | Path | Image.Image, size: tuple[int, int], *, side: int, multiple: int) -> Image.Image:
     """Return a picture's mask fitted as :func:`fit_image` fits the picture: 8-bit grey, 255 where to draw anew, else 0.
 
     Parameters
     ----------
     source
         As :func:`read_image` takes it; of the picture's size, light (128 of 255 or more) where to draw anew.
-    picture
-        The picture before it is fitted.
+    size
+        Of the picture before it is fitted, in pixels.
 
     Raises
     ------
@@ -154,8 +162,8 @@ def fit_mask(source: str | Path | Image.Image, picture: Image.Image, *, side: in
         If it is of another size, or marks nothing, or everything.
     """
     mask = read_image(source)
-    if mask.size != picture.size:
-        was, wanted = ("{} x {}".format(*size) for size in (mask.size, picture.size))
+    if mask.size != size:
+        was, wanted = ("{} x {}".format(*each) for each in (mask.size, size))
         raise ValueError(
             f"mask_image has {was} pixels, and image has {wanted}; make the mask of the picture's own size, "
             "white where it is to be drawn anew."

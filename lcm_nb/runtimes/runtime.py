@@ -41,6 +41,12 @@ class Call:
         Of the image's size, 255 where it is drawn anew, 0 where it stays; None where there is none.
     scales
         Style LoRA -> how strongly it acts, 0 for not at all.
+    waiting
+        Called from time to time while the runtime waits to draw, and may raise to end that.
+    watched
+        Whether anybody looks at the steps before the picture is there.
+    lane
+        Of calls with the same lane the newest alone is wanted; "" for a lane of its own.
     """
 
     arguments: Mapping[str, Any]
@@ -48,6 +54,9 @@ class Call:
     image: Image.Image | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
     mask: Image.Image | None = None
+    waiting: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
+    watched: bool = True
+    lane: str = ""
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -70,7 +79,12 @@ class Drawing:
 
 
 class Runtime(Protocol):
-    """What draws. One call at a time: its studio sees to that."""
+    """What draws. One call at a time, unless ``at_once`` says more: its studio sees to that."""
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures it draws, or has waiting to be drawn, at once."""
+        ...
 
     @property
     def geometry(self) -> Geometry:
