@@ -16,13 +16,14 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope
 VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
+SITE := .venv-site
 INSTALLED := $(VENV)/.installed
 # JupyterLab's defaults, as on Binder. Messages of widgets on subshells lose inline figures (ipykernel 1564), windowing
 # mode "full" hides tall outputs (jupyterlab 17023), and news would lie over the first page.
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: web slides lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: class web site slides lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -37,6 +38,7 @@ ci:
 	$(MAKE) test
 	$(MAKE) colab
 	$(MAKE) platforms
+	$(MAKE) web
 
 # What takes seconds; the hooks of .pre-commit-config.yaml are these four.
 check: lint style stripped types
@@ -69,10 +71,12 @@ colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest tests/test_guide.py tests/test_hub.py -k "image-to-image or brings_all"
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
-# What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
+# What Binder does with binder/, in a fresh environment; the memory that the heaviest notebooks take; Run All of each
+# notebook that has a panel in JupyterLab; random events on the panels, here and through a kernel.
 platforms: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py
 	$(BIN)/python -m tests.storm --events 250
+	$(BIN)/python -m tests.storm --events 50 --sections image-to-image --kernel
 
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)
@@ -84,10 +88,24 @@ web: export HF_HUB_OFFLINE = 1
 web: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_web.py
 
+# A server with Ray, killed and stopped; then thirty learners who drag sliders. Some minutes.
+class: export LCM_NB_PROFILE = mini
+class: export HF_HUB_OFFLINE = 1
+class: export OMP_NUM_THREADS = 1
+class: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow tests/test_serve.py
+	$(BIN)/python -m tests.class_load --seconds 30 --kill
+
 # The opening slides, drawn anew, into build/slides.
 slides: export LCM_NB_PROFILE = mini
 slides: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --to slides --execute --no-input --output-dir build/slides docs/teach/opening.ipynb $(SLIDES_ARGS)
+
+# The lessons as pages, in build/site/html: run, put together, looked through and opened in Chromium. Needs npm. What has
+# run is kept in build/site/run until a notebook or the package changes.
+site: $(INSTALLED) $(SITE)/.installed
+	$(BIN)/python docs/site/build.py build/site --sphinx $(SITE)/bin/sphinx-build
+	$(BIN)/python -m pytest -m slow tests/test_site.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
@@ -105,6 +123,11 @@ $(LAB_SETTINGS): binder/overrides.json | $(INSTALLED)
 $(COLAB)/.installed: tests/colab.txt
 	$(PYTHON) -m venv --clear $(COLAB)
 	$(COLAB)/bin/python -m pip install $(PIP_ARGS) --requirement tests/colab.txt
+	@touch $@
+
+$(SITE)/.installed: docs/site/requirements.txt
+	$(PYTHON) -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install $(PIP_ARGS) --requirement docs/site/requirements.txt
 	@touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml
