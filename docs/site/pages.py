@@ -40,7 +40,7 @@ def presented(notebook: NotebookNode) -> NotebookNode:
 
 
 def _is_progress(output: NotebookNode, state: dict) -> bool:
-    """Return whether an output is a widget without a picture, a bar that was full in the end, or what a panel leaves."""
+    """Return whether an output is a widget without a picture, such as a full bar, or what a panel leaves."""
     if "lcm-asleep" in output.get("data", {}).get("text/html", ""):
         return True
     model = output.get("data", {}).get(WIDGET, {}).get("model_id")
