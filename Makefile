@@ -6,6 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
+# Options for nbconvert, e.g. where the slides find reveal.js: docs/teach/thirty.md
+SLIDES_ARGS ?=
 # Options for the benchmark, e.g. BENCH_ARGS="controlnet --output docs/bench"
 BENCH_ARGS ?=
 
@@ -21,7 +23,7 @@ INSTALLED := $(VENV)/.installed
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: web site lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: class web site slides lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -46,7 +48,7 @@ lint: $(INSTALLED)
 style: $(INSTALLED)
 	$(BIN)/ruff format --check
 stripped: $(INSTALLED)
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 types: $(INSTALLED)
 	$(BIN)/mypy
 
@@ -58,7 +60,7 @@ test: export HF_HUB_OFFLINE = 1
 # One process a core and one thread a process: threads of several processes would wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks docs/teach
 
 # The same code with Colab's versions, which are the oldest that pyproject.toml admits. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
 colab: export LCM_NB_PROFILE = mini
@@ -69,10 +71,12 @@ colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest tests/test_guide.py tests/test_hub.py -k "image-to-image or brings_all"
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
-# What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
+# What Binder does with binder/, in a fresh environment; the memory that the heaviest notebooks take; Run All of each
+# notebook that has a panel in JupyterLab; random events on the panels, here and through a kernel.
 platforms: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py
 	$(BIN)/python -m tests.storm --events 250
+	$(BIN)/python -m tests.storm --events 50 --sections image-to-image --kernel
 
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)
@@ -84,6 +88,19 @@ web: export HF_HUB_OFFLINE = 1
 web: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_web.py
 
+# A server with Ray, killed and stopped; then thirty learners who drag sliders. Some minutes.
+class: export LCM_NB_PROFILE = mini
+class: export HF_HUB_OFFLINE = 1
+class: export OMP_NUM_THREADS = 1
+class: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow tests/test_serve.py
+	$(BIN)/python -m tests.class_load --seconds 30 --kill
+
+# The opening slides, drawn anew, into build/slides.
+slides: export LCM_NB_PROFILE = mini
+slides: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --to slides --execute --no-input --output-dir build/slides docs/teach/opening.ipynb $(SLIDES_ARGS)
+
 # The lessons as pages, in build/site/html: run, put together, looked through and opened in Chromium. Needs npm. What has
 # run is kept in build/site/run until a notebook or the package changes.
 site: $(INSTALLED) $(SITE)/.installed
@@ -93,7 +110,7 @@ site: $(INSTALLED) $(SITE)/.installed
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 
 # Let git run the hooks of .pre-commit-config.yaml before each commit.
 hooks: $(INSTALLED)

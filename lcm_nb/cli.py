@@ -1,7 +1,13 @@
-"""The package from a terminal: ``lcm-nb info``, ``draw``, ``bench``; of the guide's ``doctor``, ``fetch``, ``pin``."""
+"""The package from a terminal.
+
+``lcm-nb info``, ``draw``, ``bench``; for a class ``check``, ``student``, ``serve``; for the guide ``doctor``,
+``fetch``, ``pin``.
+"""
 
 import argparse
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ SECTION = "text-to-image"
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0, 1 where ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
+    0, 1 where ``check`` or ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -50,9 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.set_defaults(command=_draw)
 
+    _add_class(commands)
     _add_guide(commands)
     _add_bench(commands)
+    _add_serve(commands)
     return parser
+
+
+def _add_class(commands: Any) -> None:
+    check = commands.add_parser("check", help="say within a minute whether this computer is ready for the notebooks")
+    check.set_defaults(command=_check)
+
+    student = commands.add_parser("student", help="write the notebooks without their solutions")
+    student.add_argument("folder", metavar="DIR", help="where to write them; replaces nothing that was worked in")
+    student.add_argument("--notebooks", metavar="FOLDER", help="where the notebooks are (those of this checkout)")
+    student.set_defaults(command=_student)
 
 
 def _add_guide(commands: Any) -> None:
@@ -79,9 +97,55 @@ def _add_bench(commands: Any) -> None:
         "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
     )
     bench.add_argument("--rounds", type=int, default=7, help="how often each work is timed (7)")
-    bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3)")
+    bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3; 0 for none)")
+    bench.add_argument(
+        "--cpu-seconds", action="store_true", help="count the CPU's seconds: for a computer that does other work"
+    )
     bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
     bench.set_defaults(command=_bench)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="draw for the notebooks of a class (docs/serving.md)")
+    serve.add_argument(
+        "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
+    )
+    serve.add_argument("--profile", help="mini or guide; default: guide where there is a GPU")
+    serve.add_argument("--model", help="default: the guide's of each section")
+    serve.add_argument("--device", help="a torch device; default: cuda where there is one, else cpu")
+    serve.add_argument("--replicas", default="auto", help="how many draw at once (auto: one a GPU, or a pair of cores)")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); 0.0.0.0 lets others in")
+    serve.add_argument("--port", type=int, default=8000, help="(8000)")
+    serve.add_argument("--token-file", metavar="FILE", help="made if it is not there; else a new token is printed")
+    serve.add_argument("--certificate", default="", metavar="PEM", help="for TLS, with --key")
+    serve.add_argument("--key", default="", metavar="PEM", help="for TLS, with --certificate")
+    serve.add_argument(
+        "--address", default="", help="of a running Ray cluster to join, e.g. auto; default: start Ray here"
+    )
+    serve.add_argument("--check", action="store_true", help="draw one picture on the server that runs, and end")
+    serve.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from .models.plans import plan_for
+
+    sections = {plan_for(name, arguments.model).section.name: arguments.model for name in arguments.section}
+    if not arguments.replicas.isdigit() and arguments.replicas != "auto":
+        raise ValueError(f"--replicas is {arguments.replicas!r}; give a number from 1, or auto.")
+    try:
+        from .serving import server
+    except ModuleNotFoundError as error:
+        raise ImportError(f'lcm-nb serve needs {error.name}: `pip install "lcm_nb[serve]"`.') from None
+    options = {name: getattr(arguments, name) for name in ("profile", "device", "host", "port", "certificate", "key")}
+    replicas = 0 if arguments.replicas == "auto" else int(arguments.replicas)
+    order = server.Order(sections, replicas=replicas, cluster=arguments.address, **options)
+    if arguments.check:
+        tokens = (
+            server.read_tokens(arguments.token_file) if arguments.token_file else [os.environ.get("LCM_NB_TOKEN", "")]
+        )
+        print(server.check(os.environ.get("LCM_NB_SERVER") or order.address, (tokens or [""])[0].split(" ")[-1]))
+        return
+    server.run(order, arguments.token_file)
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -100,9 +164,24 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     from .studio import load
 
-    result = load(SECTION, profile="mini").generate(**settings)
+    result = load(SECTION, profile="mini").draw(**settings)
     print(result.save(path, overwrite=arguments.force))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+    if result.note:
+        print(f"lcm-nb: {result.note}", file=sys.stderr)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .check import check
+
+    return int(not check())
+
+
+def _student(arguments: argparse.Namespace) -> None:
+    from .student import NOTEBOOKS, write
+
+    for path in write(arguments.folder, arguments.notebooks or NOTEBOOKS):
+        print(path)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -141,9 +220,10 @@ def _pin(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from .bench import measure, table, write
 
-    if min(arguments.rounds, arguments.cold) < 1:
-        raise ValueError(f"--rounds is {arguments.rounds} and --cold {arguments.cold}; give at least 1 for each.")
-    measured = measure(arguments.section, rounds=arguments.rounds, cold=arguments.cold)
+    if arguments.rounds < 1 or arguments.cold < 0:
+        raise ValueError(f"--rounds is {arguments.rounds} and --cold {arguments.cold}; give at least 1 and 0.")
+    clock = time.process_time if arguments.cpu_seconds else time.perf_counter
+    measured = measure(arguments.section, rounds=arguments.rounds, cold=arguments.cold, clock=clock)
     print(table(measured))
     for path in write(measured, arguments.output) if arguments.output else []:
         print(f"written to {path}")

@@ -1,6 +1,8 @@
 """Labelled grids of pictures."""
 
 import itertools
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,13 +42,17 @@ class Grid:
     Attributes
     ----------
     results
-        One ``Result`` a cell, row by row.
+        One ``Result`` a cell, row by row; None for one that is not there.
+    failed
+        Place of a cell that could not be drawn, counted from 0 row by row -> why.
     image
         The drawn grid.
     """
 
-    def __init__(self, columns: Axis, rows: Axis | None, results: list[Any]):
-        self.columns, self.rows, self.results = columns, rows, results
+    def __init__(
+        self, columns: Axis, rows: Axis | None, results: Sequence[Any], failed: Mapping[int, str] | None = None
+    ):
+        self.columns, self.rows, self.results, self.failed = columns, rows, list(results), dict(failed or {})
         self.image = self._draw()
 
     def __getitem__(self, cell: tuple[int, int]) -> Any:
@@ -55,6 +61,12 @@ class Grid:
         across = range(len(self.columns[1]))
         down = range(len(self.results) // len(across))
         return self.results[down[row] * len(across) + across[column]]
+
+    def label(self, place: int) -> str:
+        """Return what the cell at a place, counted from 0 row by row, has of its own: "seed 3, guidance_scale 8"."""
+        down, across = divmod(place, len(self.columns[1]))
+        axes = [(self.columns, across)] + ([(self.rows, down)] if self.rows else [])
+        return ", ".join(f"{name} {values[at]}" for (name, values), at in axes)
 
     def __repr__(self) -> str:
         down = f", {self.rows[0]} {self.rows[1]} down" if self.rows else ""
@@ -65,7 +77,7 @@ class Grid:
 
     def _draw(self) -> Image.Image:
         font = ImageFont.load_default(size=14)
-        width, height = _largest([result.image for result in self.results])
+        width, height = _largest([result.image for result in self.results if result])
         name, values = self.rows or ("", [])
         labels = [f"{name}\n{_fit(f'= {value}', font, width)}" for value in values] or [""]
         left = max(int(max(font.getlength(line) for line in label.split("\n"))) for label in labels)
@@ -81,8 +93,58 @@ class Grid:
             y = LINE + j * (height + MARGIN)
             draw.multiline_text((MARGIN, y + height // 2), label, fill="black", font=font, anchor="lm")
             for i in range(across):
-                _paste(sheet, self.results[j * across + i].image, (left + i * (width + MARGIN), y), (width, height))
+                place, corner = j * across + i, (left + i * (width + MARGIN), y)
+                if self.results[place]:
+                    _paste(sheet, self.results[place].image, corner, (width, height))
+                elif place in self.failed:
+                    draw.text(
+                        (corner[0], y + height // 2), _fit(self.failed[place], font, width), fill="black", font=font
+                    )
         return sheet
+
+
+class Growing:
+    """A bar, and in a notebook the grid so far, while its pictures come.
+
+    Parameters
+    ----------
+    columns, rows, count
+        Of the grid.
+    shows
+        Whether the grid so far is shown.
+    """
+
+    PAUSE = 0.5  # seconds from one look to the next
+
+    def __init__(self, columns: Axis, rows: Axis | None, count: int, shows: bool):
+        from tqdm.auto import tqdm
+
+        self._axes, self._bar, self._last = (columns, rows), tqdm(total=count, desc="pictures"), 0.0
+        self._handle: Any = None
+        self._shows = shows and _in_notebook()
+
+    def show(self, results: Sequence[Any]) -> None:
+        """Take note of one more; ``results`` has None where none is yet."""
+        self._bar.update()
+        if self._shows and any(results) and time.monotonic() - self._last > self.PAUSE:
+            from IPython.display import Image as Shown
+            from IPython.display import display
+
+            picture = Shown(encode_image(Grid(*self._axes, results).image))
+            self._handle = self._handle or display(display_id=True)
+            self._handle.update(picture)
+            self._last = time.monotonic()
+
+    def end(self) -> None:
+        """Take the grid so far away: the whole one follows."""
+        self._bar.close()
+        if self._handle:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return hasattr(shell, "kernel")
 
 
 def row(images: Sequence[Image.Image]) -> Image.Image:

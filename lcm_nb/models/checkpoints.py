@@ -4,15 +4,38 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from .device import DTYPE_ARGUMENT, resolve_device, resolve_profile, weights_dtype
+from .device import DTYPE_ARGUMENT, computes_bfloat16, resolve_device, resolve_profile, weights_dtype
 from .plans import MAIN, Plan, plan_for
+
+if TYPE_CHECKING:
+    import torch
 
 PARTS = ("base", "unet", "controlnet", "adapter", "vae", "lcm_lora", "loras")
 MINI = Path(__file__).parents[1] / "mini"
+
+
+class _Name(str):
+    """A name that stands in code as it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that draws: its address, its device, and what it has, for the files that are saved.
+
+    ``dtype`` is the name of its weights', e.g. "torch.float32", and ``computes`` of what it computes in.
+    """
+
+    address: str
+    device_name: str
+    dtype: str
+    computes: str
+    hashes: Mapping[str, Mapping[str, str]]
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,11 @@ class Checkpoints:
     what is set besides the base's own configuration. ``variants``, ``revisions`` and ``subfolders`` map parts
     to what is set for them, and ``measures`` are what is done to fit the device's memory
     (:mod:`lcm_nb.models.doctor`). ``runtime`` is the name of what draws
-    (:func:`lcm_nb.models.device.resolve_runtime`).
+    (:func:`lcm_nb.models.device.resolve_runtime`), and ``server`` where another computer does, None where this one.
     """
 
     base: str
-    dtype: torch.dtype
+    dtype: "torch.dtype"
     device: str
     profile: str
     model: str
@@ -50,11 +73,20 @@ class Checkpoints:
     revisions: Mapping[str, str] = field(default_factory=dict)
     subfolders: Mapping[str, str] = field(default_factory=dict)
     runtime: str = "diffusers"
+    server: Server | None = None
 
     @property
     def parts(self) -> dict[str, str]:
         """Return the names of what is loaded, by part."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
+
+    @property
+    def computes(self) -> str:
+        """Return what the networks compute in: "float32", "bfloat16" or "float16"."""
+        if self.server:
+            return self.server.computes
+        inside = self.runtime == "openvino" and computes_bfloat16()  # and takes and gives float32
+        return "bfloat16" if inside else str(self.dtype).removeprefix("torch.")
 
     @property
     def loading(self) -> dict[str, dict[str, Any]]:
@@ -108,16 +140,15 @@ def checkpoints(
     return guide_checkpoints(plan, device) if profile == "guide" else mini_checkpoints(plan, device)
 
 
-def guide_checkpoints(plan: Plan, device: str) -> Checkpoints:
+def guide_checkpoints(plan: Plan, device: str, server: Server | None = None) -> Checkpoints:
     """Return a plan's checkpoints on the Hub."""
     sources = {part: source for part, source in plan.sources.items() if part in PARTS}
     names: dict[str, Any] = {part: source.repo for part, source in sources.items()}
     if "lcm_lora" in sources:
         names["lcm_lora_file"] = sources["lcm_lora"].files[0]
     return replace(
-        _common(plan, device),
+        _common(plan, device, "guide", server),
         **names,
-        profile="guide",
         styles=plan.styles,
         detect_side=plan.detect_side,
         variants={part: source.variant for part, source in sources.items() if source.variant},
@@ -125,7 +156,7 @@ def guide_checkpoints(plan: Plan, device: str) -> Checkpoints:
     )
 
 
-def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI) -> Checkpoints:
+def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI, server: Server | None = None) -> Checkpoints:
     """Return a plan's checkpoints in a folder that is laid out like the one that ships.
 
     Raises
@@ -138,16 +169,18 @@ def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI) -> Checkpoint
             f"The mini profile has no {plan.model.name!r}; use profile='guide' for it, or leave model out."
         )
     names: dict[str, Any] = {part: str(folder / place) for part, place in plan.mini.items()}
-    return replace(_common(plan, device), **names, styles=plan.section.styles)
+    return replace(_common(plan, device, "mini", server), **names, styles=plan.section.styles)
 
 
-def _common(plan: Plan, device: str) -> Checkpoints:
+def _common(plan: Plan, device: str, profile: str, server: Server | None) -> Checkpoints:
     own = {part: plan.sources[part].subfolder for part in ("unet", "controlnet", "adapter") if part in plan.sources}
+    dtype: Any = _Name(server.dtype) if server else weights_dtype(device, profile)  # torch is not needed for a name
     return Checkpoints(
         base="",
-        dtype=weights_dtype(device),
+        dtype=dtype,
+        server=server,
         device=device,
-        profile="mini",
+        profile=profile,
         model=plan.model.name,
         family=plan.family,
         scheduler=plan.model.scheduler,

@@ -6,17 +6,17 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..files import shown
 
+if TYPE_CHECKING:
+    import torch
+
 PROFILES = ("mini", "guide")
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "ipywidgets", "pillow", "openvino")
+SERVER, TOKEN = "LCM_NB_SERVER", "LCM_NB_TOKEN"  # environment variables: who draws, and what lets in
 RUNTIMES = ("diffusers", "openvino", "openvino-float32")
-# diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
-_NEW_NAME = tuple(map(int, importlib.metadata.version("diffusers").split(".")[:2])) >= (0, 40)
-DTYPE_ARGUMENT = "dtype" if _NEW_NAME else "torch_dtype"
 
 
 def resolve_profile(profile: str | None = None) -> str:
@@ -30,6 +30,8 @@ def resolve_profile(profile: str | None = None) -> str:
     source = "profile" if profile is not None else "The environment variable LCM_NB_PROFILE"
     chosen = profile if profile is not None else os.environ.get("LCM_NB_PROFILE")
     if not chosen:
+        import torch
+
         return "guide" if torch.cuda.is_available() else "mini"
     if chosen not in PROFILES:
         raise ValueError(f"{source} is {shown(chosen)}; use 'mini' (small models, any computer) or 'guide' (a GPU).")
@@ -44,6 +46,8 @@ def resolve_device(device: str | None = None) -> str:
     ValueError
         If the device does not exist here; the message says which do.
     """
+    import torch
+
     if device is None:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -88,14 +92,20 @@ def resolve_runtime(runtime: str | None, device: str | None) -> tuple[str, str]:
 
 def computes_bfloat16() -> bool:
     """Return whether this CPU computes bfloat16 itself, by AVX-512 or AMX, and does not emulate it."""
+    import torch
+
     return bool(
         getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     )
 
 
-def weights_dtype(device: str) -> torch.dtype:
-    """Return float16 for GPUs; CPUs compute it slowly or not at all."""
-    return torch.float32 if device.startswith("cpu") else torch.float16
+def weights_dtype(device: str, profile: str = "mini") -> "torch.dtype":
+    """Return float16 for GPUs, float32 for CPUs, and bfloat16 for the guide's models on CPUs that compute it."""
+    import torch
+
+    if not device.startswith("cpu"):
+        return torch.float16
+    return torch.bfloat16 if profile == "guide" and computes_bfloat16() else torch.float32
 
 
 def reuse_memory() -> None:
@@ -112,17 +122,20 @@ def reuse_memory() -> None:
 
 
 def info() -> dict[str, str]:
-    """Return versions, device and profile as text."""
-    device = resolve_device()
-    cores = f"{os.cpu_count()} CPU cores"
-    name = torch.cuda.get_device_name() if device == "cuda" else "Apple's GPU" if device == "mps" else cores
-    return {
-        "lcm_nb": importlib.metadata.version("lcm_nb"),
-        "python": platform.python_version(),
-        **versions(),
-        "device": f"{device} ({name})",
-        "profile": resolve_profile(),
-    }
+    """Return versions, device and profile as text; where a server draws, its address instead of these two."""
+    known = {"lcm_nb": importlib.metadata.version("lcm_nb"), "python": platform.python_version(), **versions()}
+    if server := os.environ.get(SERVER):
+        return known | {"server": server}
+    return known | {"device": device_name(resolve_device()), "profile": resolve_profile()}
+
+
+def device_name(device: str) -> str:
+    """Return a torch device with what it is: "cuda (NVIDIA A100)"."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} (Apple's GPU)" if device == "mps" else f"{device} ({os.cpu_count()} CPU cores)"
 
 
 def versions() -> dict[str, str]:
@@ -135,3 +148,7 @@ def _version(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+# diffusers 0.40 renamed the argument; older versions ignore the new name and load float32.
+DTYPE_ARGUMENT = "torch_dtype" if _version("diffusers").startswith(("0.38.", "0.39.")) else "dtype"

@@ -7,33 +7,36 @@ from ..sections.section import Section
 from ..settings import EXAMPLE, seeds
 from .runtime import Geometry
 
+# Parts that are loaded on their own and handed to the pipeline -> names of their diffusers classes.
+PARTS = {
+    "unet": "UNet2DConditionModel",
+    "controlnet": "ControlNetModel",
+    "adapter": "T2IAdapter",
+    "vae": "AutoencoderKL",
+}
+LCM_LORA = "lcm"  # the adapter's name
 Lora = tuple[str, str, str, Mapping[str, object]]
 
 
-def plain_code(
-    section: Section,
-    names: Checkpoints,
-    geometry: Geometry,
-    parts: Mapping[str, str],
-    loras: Sequence[Lora],
-    settings: Mapping[str, object],
-) -> str:
-    """Return plain diffusers code that draws the picture of complete ``settings``.
+def loras(names: Checkpoints) -> list[Lora]:
+    """Return repository, file, adapter name and loading arguments of each LoRA; that of the steps first."""
+    few_steps = [(names.lcm_lora, names.lcm_lora_file, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
+    return few_steps + [
+        (names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles if names.loras
+    ]
 
-    Parameters
-    ----------
-    section, names, geometry
-        What runs.
-    parts
-        Part that is loaded on its own -> name of its diffusers class.
-    loras
-        Repository, file, adapter name and loading arguments of each LoRA.
-    settings
-        All of the section's.
-    """
-    pipeline = section.pipelines[names.family]
+
+def own_parts(names: Checkpoints) -> dict[str, str]:
+    """Return the parts that are loaded on their own, and the names of their diffusers classes."""
+    kinds = PARTS | ({"vae": "AutoencoderTiny"} if "tiny-vae" in names.measures else {})
+    return {part: kind for part, kind in kinds.items() if part in names.parts}
+
+
+def plain_code(section: Section, names: Checkpoints, geometry: Geometry, settings: Mapping[str, object]) -> str:
+    """Return plain diffusers code with which the section draws the picture of complete ``settings``."""
+    pipeline, parts = section.pipelines[names.family], own_parts(names)
     lines = [*_imports(section, sorted({pipeline, names.scheduler, *parts.values()}), settings), ""]
-    lines += [*_loading(section, names, parts), *_loras(loras, settings), *_measures(names)]
+    lines += [*_loading(section, names, parts), *_loras(loras(names), settings), *_measures(names)]
     lines += [*_picture(section, names, geometry, settings), "", *_call(section, settings)]
     return "\n".join(lines) + "\n"
 
@@ -67,12 +70,12 @@ def _arguments(values: Mapping[str, object]) -> str:
     return "".join(f", {name}={value!r}" for name, value in values.items())
 
 
-def _loras(loras: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
+def _loras(found: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
     """Load those that act: a style where its scale is not 0, that of the steps always."""
-    active = {adapter: settings.get(adapter, 1.0) for _, _, adapter, _ in loras if settings.get(adapter, 1.0)}
+    active = {adapter: settings.get(adapter, 1.0) for _, _, adapter, _ in found if settings.get(adapter, 1.0)}
     lines = [
         f"pipe.load_lora_weights(\n    {repo!r}, weight_name={file!r}, adapter_name={adapter!r}{_arguments(loading)}\n)"
-        for repo, file, adapter, loading in loras
+        for repo, file, adapter, loading in found
         if adapter in active
     ]
     return lines + ([f"pipe.set_adapters({list(active)}, adapter_weights={list(active.values())})"] if active else [])
@@ -81,6 +84,7 @@ def _loras(loras: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
 def _measures(names: Checkpoints) -> list[str]:
     lines = {
         "slicing": "pipe.vae.enable_slicing()",
+        "compile": "pipe.unet.compile_repeated_blocks(fullgraph=True)",
         "offload": f"pipe.enable_model_cpu_offload(device={names.device!r})",
     }
     return [line for measure, line in lines.items() if measure in names.measures]

@@ -14,27 +14,19 @@ from typing import Any
 import diffusers
 import psutil
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DiffusionPipeline,
-    T2IAdapter,
-    UNet2DConditionModel,
-)
+import transformers
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..models.checkpoints import Checkpoints
 from ..models.device import DTYPE_ARGUMENT
 from ..sections.section import Section
-from .code import plain_code
+from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
 
-# Parts that are loaded on their own and handed to the pipeline.
-PARTS = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "adapter": T2IAdapter, "vae": AutoencoderKL}
-LCM_LORA = "lcm"  # the adapter's name
 OUT_OF_MEMORY = re.compile(
     "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
 )
@@ -56,11 +48,12 @@ class DiffusersRuntime:
         The pipeline, with the model's scheduler, on its device.
     """
 
+    at_once = 1
+
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
         self._quick: Decode | None = None
-        self._texts = remember_texts(pipe)
-        self._scales: Mapping[str, float] = {}  # of the style LoRAs, when these were encoded
+        remember_texts(pipe)
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -74,9 +67,6 @@ class DiffusersRuntime:
         picture = {"image": call.image} if call.image is not None else {}
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
-        if call.scales != self._scales:  # a style may act on text encoders, too
-            self._texts.clear()
-            self._scales = dict(call.scales)
         styles = scaled(self.pipe, self.section, self.names, call.scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
@@ -125,8 +115,7 @@ class DiffusersRuntime:
 
     def code(self, settings: Mapping[str, object]) -> str:
         """Return plain diffusers code that draws the picture of complete settings."""
-        kinds = {part: kind.__name__ for part, kind in PARTS.items() if part in self.names.parts}
-        return plain_code(self.section, self.names, self.geometry, kinds, loras(self.names), settings)
+        return plain_code(self.section, self.names, self.geometry, settings)
 
     def release(self) -> None:
         """Let go of the pipeline and of the GPU's memory."""
@@ -154,12 +143,24 @@ def load(section: Section, names: Checkpoints) -> DiffusersRuntime:
     return runtime
 
 
+@contextlib.contextmanager
+def quiet_loads() -> Iterator[None]:
+    """Hide the bars of loads that take a second; the switches are the libraries' own, and global."""
+    switches = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    for switch in switches:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_progress_bar()
+
+
 def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     """Return a section's stock pipeline on its device, with its scheduler and all LoRAs."""
     parts = {
-        part: kind.from_pretrained(names.parts[part], **names.options(part))
-        for part, kind in PARTS.items()
-        if part in names.parts
+        part: getattr(diffusers, kind).from_pretrained(names.parts[part], **names.options(part))
+        for part, kind in own_parts(names).items()
     }
     kind = getattr(diffusers, section.pipelines[names.family])
     pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
@@ -170,6 +171,8 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
+    if "compile" in names.measures:
+        pipe.unet.compile_repeated_blocks(fullgraph=True)
     if names.device.startswith("mps") and psutil.virtual_memory().total < SMALL_MAC:
         pipe.enable_attention_slicing()
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
@@ -192,14 +195,6 @@ def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints, scheduler: type) 
 
 
 # -- LoRAs ----------------------------------------------------------------------------
-
-
-def loras(names: Checkpoints) -> list[tuple[str, str, str, dict[str, object]]]:
-    """Return repository, file, adapter name and loading arguments of each LoRA; that of the steps first."""
-    few_steps = [(names.lcm_lora, names.lcm_lora_file, LCM_LORA, names.loading["lcm_lora"])] if names.lcm_lora else []
-    return few_steps + [
-        (names.loras, f"{style}.safetensors", style, names.loading["loras"]) for style in names.styles if names.loras
-    ]
 
 
 def _load_loras(pipe: DiffusionPipeline, names: Checkpoints) -> None:
@@ -244,18 +239,19 @@ def scaled(
 # -- texts ----------------------------------------------------------------------------
 
 
-def remember_texts(pipe: Any) -> dict[str, Any]:
-    """Let a pipeline remember what its text encoders made of the last prompts, to the bit, and return where it does.
+def remember_texts(pipe: Any) -> None:
+    """Let a pipeline remember what its text encoders made of the last prompts, to the bit.
 
     With model CPU offload the encoders stay where they are, then. What is no plain value, such as a tensor given
-    instead of a prompt, is not remembered.
+    instead of a prompt, is not remembered. Whoever changes an encoder, its weights or the LoRAs on it, has its
+    prompts encoded anew.
     """
     known: dict[str, Any] = {}
     encode = pipe.encode_prompt
 
     @functools.wraps(encode)
     def encode_prompt(*arguments: Any, **options: Any) -> Any:
-        encoders = [id(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2", "tokenizer")]
+        encoders = [_state(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2", "tokenizer")]
         leaves, spec = tree_flatten((arguments, options))
         if not all(leaf is None or isinstance(leaf, (str, bool, int, float, torch.device)) for leaf in leaves):
             return encode(*arguments, **options)
@@ -267,7 +263,16 @@ def remember_texts(pipe: Any) -> dict[str, Any]:
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, made)
 
     pipe.encode_prompt = encode_prompt
-    return known
+
+
+def _state(encoder: Any) -> list[Any]:
+    """Return what is another when an encoder, its weights, or the LoRAs on it are."""
+    if not isinstance(encoder, torch.nn.Module):
+        return [id(encoder)]
+    weights = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in encoder.parameters()]
+    layers = [module for module in encoder.modules() if hasattr(module, "active_adapters")]  # peft's
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    return [id(encoder), weights, [[getattr(layer, name, None) for name in names] for layer in layers]]
 
 
 # -- watching a run -------------------------------------------------------------------

@@ -39,12 +39,21 @@ class Call:
         What the pipeline starts from or follows, RGB, of a size that fits the geometry; None where there is none.
     scales
         Style LoRA -> how strongly it acts, 0 for not at all.
+    waiting
+        Called from time to time while the runtime waits to draw, and may raise to end that.
+    watched
+        Whether anybody looks at the steps before the picture is there.
+    lane
+        Of calls with the same lane the newest alone is wanted; "" for a lane of its own.
     """
 
     arguments: Mapping[str, Any]
     seed: int
     image: Image.Image | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
+    waiting: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
+    watched: bool = True
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,12 @@ class Drawing:
 
 
 class Runtime(Protocol):
-    """What draws. One call at a time: its studio sees to that."""
+    """What draws. One call at a time, unless ``at_once`` says more: its studio sees to that."""
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures it draws, or has waiting to be drawn, at once."""
+        ...
 
     @property
     def geometry(self) -> Geometry:

@@ -16,7 +16,8 @@ from ..models.device import resolve_device
 from ..models.judge import Judge
 from ..models.plans import plan_for
 from ..pictures import canny
-from ..runtimes.diffusers import LCM_LORA, load_pipeline, scaled
+from ..runtimes.code import LCM_LORA
+from ..runtimes.diffusers import load_pipeline, scaled
 from ..sections import section_for
 from ..sections.style_lora import STYLES
 from ..tutorial import measure as measuring
