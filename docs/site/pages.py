@@ -26,7 +26,7 @@ def presented(notebook: NotebookNode) -> NotebookNode:
     loaded = ""
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
         if cell.cell_type != "code":
-            cell.source = ANCHOR.sub(lambda link: link[0].lower(), cell.source)
+            cell.source = anchored(cell.source)
             continue
         if found := re.findall(r"lcm_nb\.load\([^)]*\)", cell.source):
             loaded = found[-1]
@@ -37,6 +37,11 @@ def presented(notebook: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             _describe(output, state, seen, live=bool(LIVE.fullmatch(loaded)) and "model=" not in loaded)
     return notebook
+
+
+def anchored(text: str) -> str:
+    """Return Markdown whose links to headings are written as Sphinx names these."""
+    return ANCHOR.sub(lambda link: link[0].lower(), text)
 
 
 def _is_progress(output: NotebookNode, state: dict) -> bool:
