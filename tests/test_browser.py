@@ -146,7 +146,7 @@ def set_steps(page, number: int) -> None:
     """Move the slider to 1 or 8, from wherever it is, and wait for the picture."""
     if float(steps(page).get_attribute("aria-valuenow")) == number:
         steps(page).press("ArrowLeft" if number == 8 else "ArrowRight")
-    steps(page).press("End" if number == 8 else "Home")
+    drawn_anew(page, lambda: steps(page).press("End" if number == 8 else "Home"))
     page.locator(".lcm-status[data-mood=done]", has_text=f"{number} step").wait_for()
 
 
@@ -228,8 +228,8 @@ def test_after_run_all_the_picture_is_there_and_crisp(page):
     width, natural = shown.evaluate("img => [img.getBoundingClientRect().width, img.naturalWidth]")
     assert width > 0 and width % natural == 0
     assert page.locator(".lcm-panel img:visible").evaluate_all("all => all.every(img => img.naturalWidth && img.alt)")
-    assert page.locator(".lcm-asleep:visible").count() == 0
-    assert page.locator(".lcm-bar.lcm-busy").count() == 0
+    playwright.expect(page.locator(".lcm-asleep:visible")).to_have_count(0)
+    playwright.expect(page.locator(".lcm-bar.lcm-busy")).to_have_count(0)
     assert page.locator(".lcm-panel [title=null]").count() == 0
 
 
@@ -256,7 +256,7 @@ def test_each_control_changes_the_picture(page, folder, tmp_path):
 def test_a_control_without_effect_is_grey_and_says_why(page):
     specs = RECIPES[page.section].settings
     boxes = box(page, "negative")
-    assert boxes.count() == ("negative_prompt" in specs)
+    playwright.expect(boxes).to_have_count("negative_prompt" in specs)
     if boxes.count():
         assert boxes.is_disabled()
         playwright.expect(page.get_by_text(specs["negative_prompt"].inert)).to_be_visible()
@@ -276,7 +276,7 @@ def test_the_line_between_two_pictures_can_be_dragged(page):
     assert stage.screenshot() != before
     page.get_by_role("button", name="side by side").click()
     playwright.expect(page.locator(".lcm-line")).to_be_hidden()
-    assert page.locator(".lcm-stage img:visible").count() == 2
+    playwright.expect(page.locator(".lcm-stage img:visible")).to_have_count(2)
 
 
 def test_a_picture_that_is_too_large_to_send_is_shrunk_on_the_way(page, folder):
@@ -325,7 +325,7 @@ def test_enter_draws_what_is_typed_and_control_enter_draws_from_anywhere(page):
     page.get_by_role("button", name="keep seed").click()  # off: each run has a new seed
     drawn_anew(page, lambda: steps(page).press("Control+Enter"))
     page.get_by_role("button", name="keep seed").click()
-    assert page.get_by_role("button", name="keep seed").get_attribute("aria-pressed") == "true"
+    playwright.expect(page.get_by_role("button", name="keep seed")).to_have_attribute("aria-pressed", "true")
 
 
 @one_section
@@ -340,9 +340,9 @@ def test_escape_stops(page):
 def test_a_click_on_the_history_recalls_picture_and_controls(page):
     set_steps(page, 1)
     set_steps(page, 8)
-    assert steps(page).get_attribute("aria-valuenow") == "8.0"
+    playwright.expect(steps(page)).to_have_attribute("aria-valuenow", "8.0")
     newest, older = (page.locator(".lcm-history button").nth(i) for i in (0, 1))
-    assert newest.get_attribute("aria-pressed") == "true"
+    playwright.expect(newest).to_have_attribute("aria-pressed", "true")
     drawn_anew(page, older.click)
     playwright.expect(steps(page)).to_have_attribute("aria-valuenow", "1.0")
     older.focus()
@@ -404,7 +404,7 @@ def test_a_png_of_ours_that_is_dropped_sets_the_controls(page, studio, tmp_path)
     frame = page.locator(".lcm-frame").element_handle()
     drawn_anew(page, lambda: page.evaluate(DROP, [frame, b64encode(made.read_bytes()).decode()]))
     assert box(page, "prompt").input_value() == "a castle"
-    assert picture(page).get_attribute("alt") == "a castle; 2 steps; seed 7"
+    playwright.expect(picture(page)).to_have_attribute("alt", "a castle; 2 steps; seed 7")
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="open PNG").click()
     chooser.value.set_files(Path(__file__))

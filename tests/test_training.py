@@ -689,9 +689,11 @@ def test_each_variant_is_what_it_says(work):
     assert len({whole[0], skip[0], fixed[0]}) == 3, "the solver's steps differ"
 
 
-def test_a_budget_ends_by_steps_or_by_minutes():
+def test_a_budget_ends_by_steps_or_by_minutes(monkeypatch):
     assert list(own.budget(steps=4)) == [0.0, 0.25, 0.5, 0.75]
-    assert list(own.budget(minutes=1e-9)) == []
+    clock = iter([100.0, 100.0, 130.0, 160.0])
+    monkeypatch.setattr("lcm_nb.training.own.time.monotonic", lambda: next(clock))
+    assert list(own.budget(minutes=1)) == [0.0, 0.5]
 
 
 def test_resume_on_the_command_line_continues_a_stage(work, tmp_path):
