@@ -409,7 +409,8 @@ def test_pins_name_the_commit_of_every_repository_and_are_loaded(whole_hub, envi
     path = tmp_path / "pins.json"
     found = answer(python(PIN.replace("PATH", repr(str(path))), environment_of(whole_hub, tmp_path, environment)))
     repos = {source.repo for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()}
-    assert found["commits"].keys() == repos | {source.repo for families in VAES.values() for source in families.values()}
+    others = {source.repo for families in VAES.values() for source in families.values()}
+    assert found["commits"].keys() == repos | others
     assert set(found["commits"].values()) == {COMMIT} == {found["loading"]}
     assert found["refusal"].startswith(f"{UNET} has no revision '{40 * 'f'}'; run `lcm-nb pin` again")
     assert found["same"], "a saved picture is drawn again with its own commits, whatever is pinned by now"
