@@ -17,6 +17,7 @@ from lcm_nb import load
 from lcm_nb.cli import main
 from lcm_nb.models.device import info, resolve_device
 from lcm_nb.models.doctor import examine, faster_problem
+from lcm_nb.models.plans import VAES
 
 each_section = pytest.mark.parametrize(
     "section", [pytest.param(name, marks=pytest.mark.xdist_group(f"guide {name}")) for name in SECTIONS]
@@ -429,7 +430,8 @@ def test_pins_name_the_commit_of_every_repository_and_are_loaded(whole_hub, envi
     path = tmp_path / "pins.json"
     found = answer(python(PIN.replace("PATH", repr(str(path))), environment_of(whole_hub, tmp_path, environment)))
     repos = {source.repo for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()}
-    assert found["commits"].keys() == repos | {"madebyollin/sdxl-vae-fp16-fix"}
+    others = {source.repo for families in VAES.values() for source in families.values()}
+    assert found["commits"].keys() == repos | others
     assert set(found["commits"].values()) == {COMMIT} == {found["loading"]}
     assert found["refusal"].startswith(f"{UNET} has no revision '{40 * 'f'}'; run `lcm-nb pin` again")
     assert found["same"], "a saved picture is drawn again with its own commits, whatever is pinned by now"

@@ -43,8 +43,6 @@ def test_links_lead_somewhere(path):
         if not target.startswith("http"):
             name, _, anchor = target.partition("#")
             other = (path.parent / name).resolve() if name else path
-            if other.name == "serving.md" and not other.exists():
-                continue  # the class server's page comes with the server
             assert other.exists(), target
             assert not anchor or anchor in anchors(other), target
 
