@@ -165,8 +165,14 @@ class Studio:
         return Result(images, *facts, source, given, "; ".join(filter(None, notes)), mask)
 
     def _strange(self, settings: Mapping[str, Any]) -> str:
-        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell."""
-        return unknown(settings["prompt"], self.checkpoints.styles) if self.checkpoints.profile == "mini" else ""
+        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell.
+
+        The section's own prompt is the guide's, and nobody chose its words here.
+        """
+        prompt = settings["prompt"]
+        if self.checkpoints.profile != "mini" or prompt == self.settings["prompt"].default:
+            return ""
+        return unknown(prompt, self.checkpoints.styles)
 
     def _complete(self, settings: Mapping[str, object]) -> dict[str, Any]:
         return complete(self.settings, settings, owner=self.section)
