@@ -6,6 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # Options for JupyterLab, e.g. LAB_ARGS="--port 9000"
 LAB_ARGS ?=
+# Options for nbconvert, e.g. where the slides find reveal.js: docs/teach/thirty.md
+SLIDES_ARGS ?=
 # Options for the benchmark, e.g. BENCH_ARGS="controlnet --output docs/bench"
 BENCH_ARGS ?=
 
@@ -14,13 +16,14 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope
 VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
+SITE := .venv-site
 INSTALLED := $(VENV)/.installed
 # JupyterLab's defaults, as on Binder. Messages of widgets on subshells lose inline figures (ipykernel 1564), windowing
 # mode "full" hides tall outputs (jupyterlab 17023), and news would lie over the first page.
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: class web lab ci check lint style stripped types test colab platforms bench format hooks
+.PHONY: class web site slides lab ci check lint style stripped types test colab platforms bench format hooks
 
 # Without a display there is no browser to open: JupyterLab prints the address. As root it wants to be told.
 lab: $(INSTALLED) $(LAB_SETTINGS)
@@ -35,6 +38,7 @@ ci:
 	$(MAKE) test
 	$(MAKE) colab
 	$(MAKE) platforms
+	$(MAKE) web
 
 # What takes seconds; the hooks of .pre-commit-config.yaml are these four.
 check: lint style stripped types
@@ -44,7 +48,7 @@ lint: $(INSTALLED)
 style: $(INSTALLED)
 	$(BIN)/ruff format --check
 stripped: $(INSTALLED)
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 types: $(INSTALLED)
 	$(BIN)/mypy
 
@@ -56,7 +60,7 @@ test: export HF_HUB_OFFLINE = 1
 # One process a core and one thread a process: threads of several processes would wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake tests notebooks docs/teach
 
 # The same code with Colab's versions, which are the oldest that pyproject.toml admits. test_colab.py is first: it installs lcm_nb as the notebooks do on Colab.
 colab: export LCM_NB_PROFILE = mini
@@ -67,10 +71,12 @@ colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest tests/test_guide.py tests/test_hub.py -k "image-to-image or brings_all"
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
-# What Binder does with binder/, in a fresh environment; and the memory that the heaviest notebooks take.
+# What Binder does with binder/, in a fresh environment; the memory that the heaviest notebooks take; Run All of each
+# notebook that has a panel in JupyterLab; random events on the panels, here and through a kernel.
 platforms: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py
+	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py
 	$(BIN)/python -m tests.storm --events 250
+	$(BIN)/python -m tests.storm --events 50 --sections image-to-image --kernel
 
 # What drawing takes on this computer, beside plain code and bare networks; some minutes, and never part of the tests.
 bench: $(INSTALLED)
@@ -90,10 +96,21 @@ class: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow tests/test_serve.py
 	$(BIN)/python -m tests.class_load --seconds 30 --kill
 
+# The opening slides, drawn anew, into build/slides.
+slides: export LCM_NB_PROFILE = mini
+slides: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --to slides --execute --no-input --output-dir build/slides docs/teach/opening.ipynb $(SLIDES_ARGS)
+
+# The lessons as pages, in build/site/html: run, put together, looked through and opened in Chromium. Needs npm. What has
+# run is kept in build/site/run until a notebook or the package changes.
+site: $(INSTALLED) $(SITE)/.installed
+	$(BIN)/python docs/site/build.py build/site --sphinx $(SITE)/bin/sphinx-build
+	$(BIN)/python -m pytest -m slow tests/test_site.py
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb docs/teach/*.ipynb
 
 # Let git run the hooks of .pre-commit-config.yaml before each commit.
 hooks: $(INSTALLED)
@@ -106,6 +123,11 @@ $(LAB_SETTINGS): binder/overrides.json | $(INSTALLED)
 $(COLAB)/.installed: tests/colab.txt
 	$(PYTHON) -m venv --clear $(COLAB)
 	$(COLAB)/bin/python -m pip install $(PIP_ARGS) --requirement tests/colab.txt
+	@touch $@
+
+$(SITE)/.installed: docs/site/requirements.txt
+	$(PYTHON) -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install $(PIP_ARGS) --requirement docs/site/requirements.txt
 	@touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml

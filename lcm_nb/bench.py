@@ -34,10 +34,11 @@ PLAIN, BARE = "plain code", "bare networks"
 SWEEP, BATCH = 12, 4  # pictures
 LONG, LONG_EVERY = (f"sweep of {SWEEP}", f"{BATCH} pictures"), 3  # these are timed every third round
 COLD = """
-import json, time
-start = time.perf_counter()
+import json
+from time import {clock} as clock
+start = clock()
 {code}
-drawn = time.perf_counter() - start
+drawn = clock() - start
 try:  # Linux's other count begins with that of the process that started this one
     peak = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 except OSError:
@@ -46,13 +47,15 @@ print(json.dumps({{"load": loaded, "first picture": drawn, "peak memory": peak}}
 """
 OURS = """import lcm_nb
 studio = lcm_nb.load({section!r}, runtime={runtime!r})
-loaded = time.perf_counter() - start
+loaded = clock() - start
 studio.generate()"""
 QUARTILES = ("low", "median", "high")
 Seconds = dict[tuple[str, str], list[float]]  # (work, who) -> one number a round
 
 
-def measure(sections: Iterable[str], *, rounds: int = 7, cold: int = 3) -> dict[str, Any]:
+def measure(
+    sections: Iterable[str], *, rounds: int = 7, cold: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Any]:
     """Return what was measured: the machine, and a row for each section, work and way to do it.
 
     Parameters
@@ -62,15 +65,18 @@ def measure(sections: Iterable[str], *, rounds: int = 7, cold: int = 3) -> dict[
     rounds
         How often each work is timed.
     cold
-        How often a process is started that loads and draws one picture.
+        How often a process is started that loads and draws one picture; 0 for never.
+    clock
+        ``time.perf_counter``, or ``time.process_time`` for the CPU's seconds, which on a computer that does other
+        work, and with one thread, are nearly those of a quiet one.
     """
     rows = []
     for section in sections:
         studios = {name: studio for name in at_hand() if (studio := _loaded(section, name))}
-        taken = _warm(section, studios, rounds)
-        taken |= _cold(section, studios, cold)
+        taken = _warm(section, studios, rounds, clock)
+        taken |= _cold(section, studios, cold, clock)
         rows += [_row(section, work, who, taken) for work, who in taken]
-    return {"machine": _machine(), "rounds": rounds, "rows": rows}
+    return {"machine": _machine(), "rounds": rounds, "clock": clock.__name__, "rows": rows}
 
 
 def at_hand() -> tuple[str, ...]:
@@ -89,24 +95,24 @@ def _loaded(section: str, runtime: str) -> Studio | None:
 # -- in turn --------------------------------------------------------------------------
 
 
-def _warm(section: str, studios: Mapping[str, Studio], rounds: int) -> Seconds:
+def _warm(section: str, studios: Mapping[str, Studio], rounds: int, clock: Callable[[], float]) -> Seconds:
     """Time all works round by round, after one round that is not counted."""
     taken: Seconds = {}
     names = next(iter(studios.values())).checkpoints
     given = (section, names.profile, names.model, names.device)
     with ProcessPoolExecutor(1, get_context("spawn"), _load_plain, given) as plain:
-        works = _works(studios, lambda call: plain.submit(_draw_plain, call).result())
+        works = _works(studios, lambda call: plain.submit(_draw_plain, call, clock).result())
         for number in range(rounds + 1):
             due = [key for key in works if number % LONG_EVERY == 1 % LONG_EVERY or key[0] not in LONG]
             for key in sorted(due, key=lambda key: hash((number, *key))):  # no work is always after the same one
-                start = time.perf_counter()
-                works[key]()
+                start = clock()
+                elsewhere = works[key]()
                 if number:
-                    taken.setdefault(key, []).append(time.perf_counter() - start)
+                    taken.setdefault(key, []).append(elsewhere if key[1] == PLAIN else clock() - start)
     return {key: taken[key] for key in works}
 
 
-def _works(studios: Mapping[str, Studio], plain: Callable[[Call], None]) -> dict[tuple[str, str], Callable[[], Any]]:
+def _works(studios: Mapping[str, Studio], plain: Callable[[Call], float]) -> dict[tuple[str, str], Callable[[], Any]]:
     """Return (work, who) -> what does it; "plain code" and "bare networks" are of the first studio."""
     works: dict[tuple[str, str], Callable[[], Any]] = {}
     first = next(iter(studios.values()))
@@ -188,22 +194,23 @@ def _load_plain(section: str, profile: str, model: str, device: str) -> None:
     _plain.append(pipe)
 
 
-def _draw_plain(call: Call) -> None:
-    picture = {"image": call.image} if call.image is not None else {}
+def _draw_plain(call: Call, clock: Callable[[], float]) -> float:
+    start, picture = clock(), {"image": call.image} if call.image is not None else {}
     _plain[0](**call.arguments, **picture, generator=torch.manual_seed(call.seed)).images[0]
+    return clock() - start
 
 
 # -- from nothing -----------------------------------------------------------------------
 
 
-def _cold(section: str, studios: Mapping[str, Studio], rounds: int) -> Seconds:
+def _cold(section: str, studios: Mapping[str, Studio], rounds: int, clock: Callable[[], float]) -> Seconds:
     """Load and draw in new processes."""
     taken: Seconds = {}
     codes = {PLAIN: f"loaded = None\n{next(iter(studios.values())).code({})}"}
     codes |= {name: OURS.format(section=section, runtime=name) for name in studios}
     for _ in range(rounds):
         for who, code in codes.items():
-            script = COLD.format(code=code)
+            script = COLD.format(code=code, clock=clock.__name__)
             done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
             for work, value in json.loads(done.stdout.splitlines()[-1]).items():
                 if value is not None:
@@ -267,11 +274,12 @@ def plot(measured: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 0.6 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh([f"{row['section']}: {row['who']}" for row in rows], [row["to plain"] for row in rows])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.bar_label(bars, fmt="%.2f", padding=-32, color="white")
     axes.axvline(1.0, color="black", linestyle="--")
     axes.invert_yaxis()
     axes.set_xlabel("time of a picture in four steps, the guide's plain code = 1")
-    axes.set_title(f"{measured['machine']['processor']}, {measured['machine']['threads']} threads", fontsize=10)
+    machine = measured["machine"]
+    axes.set_title(f"{machine['processor'].partition(',')[0]}, threads: {machine['threads']}", fontsize=10)
     figure.savefig(path, dpi=110)
 
 

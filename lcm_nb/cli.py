@@ -1,8 +1,13 @@
-"""The package from a terminal: ``info``, ``draw``, ``bench``, ``serve``; the guide's ``doctor``, ``fetch``, ``pin``."""
+"""The package from a terminal.
+
+``lcm-nb info``, ``draw``, ``bench``; for a class ``check``, ``student``, ``serve``; for the guide ``doctor``,
+``fetch``, ``pin``.
+"""
 
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ SECTION = "text-to-image"
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0, 1 where ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
+    0, 1 where ``check`` or ``doctor`` found a problem, 2 after a one-line error, 130 after Ctrl+C.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -51,10 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.set_defaults(command=_draw)
 
+    _add_class(commands)
     _add_guide(commands)
     _add_bench(commands)
     _add_serve(commands)
     return parser
+
+
+def _add_class(commands: Any) -> None:
+    check = commands.add_parser("check", help="say within a minute whether this computer is ready for the notebooks")
+    check.set_defaults(command=_check)
+
+    student = commands.add_parser("student", help="write the notebooks without their solutions")
+    student.add_argument("folder", metavar="DIR", help="where to write them; replaces nothing that was worked in")
+    student.add_argument("--notebooks", metavar="FOLDER", help="where the notebooks are (those of this checkout)")
+    student.set_defaults(command=_student)
 
 
 def _add_guide(commands: Any) -> None:
@@ -81,7 +97,10 @@ def _add_bench(commands: Any) -> None:
         "section", nargs="*", default=[SECTION], help=f"any of {', '.join(SECTIONS)}; default: {SECTION}"
     )
     bench.add_argument("--rounds", type=int, default=7, help="how often each work is timed (7)")
-    bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3)")
+    bench.add_argument("--cold", type=int, default=3, help="how many new processes load and draw (3; 0 for none)")
+    bench.add_argument(
+        "--cpu-seconds", action="store_true", help="count the CPU's seconds: for a computer that does other work"
+    )
     bench.add_argument("--output", type=Path, metavar="FOLDER", help="where to write JSON, table and plot (nowhere)")
     bench.set_defaults(command=_bench)
 
@@ -145,9 +164,24 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     from .studio import load
 
-    result = load(SECTION, profile="mini").generate(**settings)
+    result = load(SECTION, profile="mini").draw(**settings)
     print(result.save(path, overwrite=arguments.force))
     print(f"timesteps {', '.join(map(str, result.timesteps))} - {result.seconds:.2f} s")
+    if result.note:
+        print(f"lcm-nb: {result.note}", file=sys.stderr)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .check import check
+
+    return int(not check())
+
+
+def _student(arguments: argparse.Namespace) -> None:
+    from .student import NOTEBOOKS, write
+
+    for path in write(arguments.folder, arguments.notebooks or NOTEBOOKS):
+        print(path)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -186,9 +220,10 @@ def _pin(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from .bench import measure, table, write
 
-    if min(arguments.rounds, arguments.cold) < 1:
-        raise ValueError(f"--rounds is {arguments.rounds} and --cold {arguments.cold}; give at least 1 for each.")
-    measured = measure(arguments.section, rounds=arguments.rounds, cold=arguments.cold)
+    if arguments.rounds < 1 or arguments.cold < 0:
+        raise ValueError(f"--rounds is {arguments.rounds} and --cold {arguments.cold}; give at least 1 and 0.")
+    clock = time.process_time if arguments.cpu_seconds else time.perf_counter
+    measured = measure(arguments.section, rounds=arguments.rounds, cold=arguments.cold, clock=clock)
     print(table(measured))
     for path in write(measured, arguments.output) if arguments.output else []:
         print(f"written to {path}")

@@ -53,7 +53,7 @@ def as_path(path: object, wanted: str) -> Path:
 
 def shown(value: object, most: int = 60) -> str:
     """Return a value for a message: its ``repr`` on one line, cut; of an array its shape."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape:
         return f"an array of shape {tuple(value.shape)}"
     text = " ".join(repr(value).splitlines())
     return text if len(text) <= most else f"{text[: most - 3]}..."

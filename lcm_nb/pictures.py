@@ -54,7 +54,13 @@ def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a PNG, JPEG or WebP picture; convert it to one of these.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large(name, "too many pixels")) from None
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # PIL's limits on texts, which come zipped
+            raise
+        raise ValueError(f"{name} carries a text of megabytes; save it anew, without its texts.") from None
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{name} is damaged ({error}); save it again, or use another picture.") from None
 
 
@@ -87,14 +93,16 @@ def _contents(source: object) -> tuple[str, bytes]:
 def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
-        )
+        raise ValueError(_too_large(name, f"{width} x {height} pixels"))
     if min(size) < 16 or max(size) > 5 * min(size):
         raise ValueError(
             f"{name} has {width} x {height} pixels; "
             "give a picture with sides of at least 16, neither more than 5 times as long as the other."
         )
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} has {size}; at most {MAX_PIXELS // 10**6} megapixels are read. Make it smaller."
 
 
 def _flatten(image: Image.Image) -> Image.Image:

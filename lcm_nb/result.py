@@ -53,8 +53,9 @@ class Result:
 
     ``images`` have the seeds ``seed``, ``seed + 1``, ...; ``seconds`` is wall time with decoding, for all;
     ``timesteps`` are the UNet's for one, in order. ``source`` is the picture that the run started from, as it was
-    fitted, and ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says
-    what happened on the way: how its size was changed, what of the prompt was not read, what a safety checker did.
+    fitted, and ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says what happened on
+    the way: how its size was changed, what of the prompt was not read, which of its words the mini family does not
+    know, what a safety checker did.
     """
 
     images: list[Image.Image]
@@ -137,6 +138,8 @@ class Result:
             "timesteps": self.timesteps,
             "device": self.checkpoints.device,
             "runtime": self.checkpoints.runtime,
+            "dtype": self.checkpoints.computes,
+            "measures": list(self.checkpoints.measures),
             "checkpoints": hashes,
             "versions": dict(server.versions) if server else versions(),
         }
@@ -178,6 +181,11 @@ class Record:
     def settings(self) -> dict[str, Any]:
         """The settings; the picture that it started from is kept as a file, and named there."""
         return self.facts["settings"] | ({"image": keep_image(self.source)} if self.source else {})
+
+    @property
+    def dtype(self) -> str | None:
+        """What the networks computed in; None in files of before, which said it only by their device."""
+        return self.facts.get("dtype", "float32" if self.facts.get("device") == "cpu" else None)
 
     @property
     def commits(self) -> dict[str, str]:
@@ -254,7 +262,8 @@ def _each(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
-# What the JSON chunk holds, and how each looks. Files of before had no model, picture and device.
+DTYPES = ("float32", "bfloat16", "float16")
+# What the JSON chunk holds, and how each looks. Files of before had no model, picture, device, dtype and measures.
 FORM: dict[str, Callable[[object], bool]] = {
     "section": _is_text,
     "profile": _is_text,
@@ -262,7 +271,9 @@ FORM: dict[str, Callable[[object], bool]] = {
     "settings": lambda value: isinstance(value, dict),
     "picture": _is_number,
     "device": lambda value: value is None or isinstance(value, str),
+    "dtype": lambda value: value in DTYPES,
+    "measures": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "checkpoints": _each(_is_made),
     "versions": _each(_is_text),
 }
-OPTIONAL = {"model", "picture", "device"}
+OPTIONAL = {"model", "picture", "device", "dtype", "measures"}

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from .models.examples import example_image
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
+from .models.vocabulary import unknown
 from .pictures import REDUCED, fit_image, read_image
 from .result import Record, Result, Step, read
 from .runtimes.runtime import Call, Latent, Runtime
@@ -41,6 +42,8 @@ from .settings import EXAMPLE, complete, planned_timesteps, seeds, what_runs
 from .turn import Turn, check_process
 
 if TYPE_CHECKING:
+    import torch
+
     from .widgets.panel import Panel
 
 _loaded_in: int | None = None  # the process that has torch's threads
@@ -76,6 +79,7 @@ class Studio:
         self.settings = plan.model.settings_in(plan.section, names.styles)
         self._turn, self._lane = Turn(), uuid.uuid4().hex
         self._panel: Panel | None = None
+        self._fitted: tuple[object, Image.Image, str] | None = None  # the last picture, decoded once for many runs
         self._judge: Any = None  # loaded when a panel first asks what a picture shows
 
     @property
@@ -88,7 +92,7 @@ class Studio:
         """Make a picture, or several. Settings left out come from the guide's section.
 
         Warns if a given picture had to be scaled or cut to fit the pipeline, if the model does not read all of
-        the prompt, or if a safety checker blacked a new picture out.
+        the prompt or does not know a word of it, or if a safety checker blacked a new picture out.
 
         Parameters
         ----------
@@ -108,12 +112,12 @@ class Studio:
         MemoryError
             If the device's memory does not suffice; the studio stays usable.
         """
-        result = self._generate(on_step=on_step, **settings)
+        result = self.draw(on_step=on_step, **settings)
         if result.note:
             warnings.warn(result.note, stacklevel=2)
         return result
 
-    def _generate(
+    def draw(
         self,
         *,
         on_step: Callable[[Step], None] | None = None,
@@ -121,9 +125,23 @@ class Studio:
         lane: str = "",
         **settings: Any,
     ) -> Result:
-        """Make pictures without a warning; ``waiting`` is called while another run has the studio, and may raise.
+        """Make pictures as :meth:`generate` does, but warn of nothing: the result's note says it. The panel's way.
 
-        On a server a newer run of the same ``lane`` takes this one's place.
+        Parameters
+        ----------
+        on_step
+            Called after each UNet step; what it raises stops the run.
+        waiting
+            Called again and again while another run has the studio; what it raises ends the wait.
+        lane
+            On a server a newer run of the same lane takes this one's place.
+        settings
+            Those of the section.
+
+        Raises
+        ------
+        ValueError, MemoryError
+            As :meth:`generate`.
         """
         settings = self._complete(settings)
         source, note = self._source(settings)
@@ -139,10 +157,15 @@ class Studio:
                 drawings.append(self.runtime.draw(call, self._watch(settings, number, timesteps, on_step)))
             seconds = time.perf_counter() - start
         told = dict.fromkeys(drawing.note for drawing in drawings)  # of several pictures the same, once
-        notes = [note, *told, CENSORED if any(drawing.censored for drawing in drawings) else ""]
+        notes = [note, *told, self._strange(settings)]
+        notes += [CENSORED] if any(drawing.censored for drawing in drawings) else []
         images = [drawing.image for drawing in drawings]
         facts = (self.section, settings, seconds, timesteps, self.checkpoints)
         return Result(images, *facts, source, given, "; ".join(filter(None, notes)))
+
+    def _strange(self, settings: Mapping[str, Any]) -> str:
+        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell."""
+        return unknown(settings["prompt"], self.checkpoints.styles) if self.checkpoints.profile == "mini" else ""
 
     def _complete(self, settings: Mapping[str, object]) -> dict[str, Any]:
         return complete(self.settings, settings, owner=self.section)
@@ -184,7 +207,7 @@ class Studio:
             self._panel.close()
         panel: Panel = Panel(
             self.settings,
-            run=lambda **settings: self._generate(waiting=panel.check, lane=self._lane, **settings),  # the panel below
+            run=lambda **settings: self.draw(waiting=panel.check, lane=self._lane, **settings),  # the panel below
             code=self.code,
             cancelled=Cancelled,
             plan=what_runs,
@@ -275,7 +298,7 @@ class Studio:
 
         with ThreadPoolExecutor(self.runtime.at_once, "lcm_nb sweep") as pool:
             places: dict[Future[Result], int] = {
-                pool.submit(self._generate, waiting=check, **case): place for place, case in enumerate(cases)
+                pool.submit(self.draw, waiting=check, **case): place for place, case in enumerate(cases)
             }
             try:
                 for future in as_completed(places):
@@ -292,10 +315,17 @@ class Studio:
         """Return the picture that a run starts from, RGB, and what was done to make it fit ("" for nothing)."""
         if not self._section.starts_from_picture:
             return None, ""
-        example = settings["image"] == EXAMPLE
-        image = example_image(self.section, self.checkpoints.profile) if example else read_image(settings["image"])
-        preparation, geometry = self._section.preparation, self.runtime.geometry
+        preparation = self._section.preparation
         keep = preparation is not None and preparation.is_done(settings)
+        key, last = (settings["image"], _changed(settings["image"]), keep), self._fitted
+        if last is None or last[0] != key:
+            last = self._fitted = (key, *self._fit(settings["image"], keep))
+        return last[1].copy(), last[2]
+
+    def _fit(self, path: str, keep: bool) -> tuple[Image.Image, str]:
+        """Return the picture at a path as the pipeline takes it, if possible in its size, and what was done to it."""
+        example, geometry = path == EXAMPLE, self.runtime.geometry
+        image = example_image(self.section, self.checkpoints.profile) if example else read_image(path)
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
         notes = ["the picture had more than 8 bits a colour and was scaled to 8"] if REDUCED in image.info else []
         if fitted.size != image.size:
@@ -311,12 +341,21 @@ class Studio:
         return preparation.run(source, settings, self.checkpoints.detect_side)
 
 
+def _changed(path: str) -> tuple[int, int] | None:
+    """Return what tells that a file has changed: when, and its size; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        about = os.stat(path)
+        return about.st_mtime_ns, about.st_size
+    return None
+
+
 def load(
     section: str,
     profile: str | None = None,
     device: str | None = None,
     model: str | None = None,
     runtime: str | None = None,
+    faster: str | Iterable[str] = (),
     **where: Unpack[Where],
 ) -> Studio:
     """Load a section of the guide and return its studio.
@@ -339,6 +378,10 @@ def load(
     runtime
         What draws: "diffusers" (the default), or on CPUs "openvino", which is faster and needs the extra
         ``lcm_nb[openvino]``; "openvino-float32" computes no bfloat16. Its pixels differ from those of diffusers.
+    faster
+        For the guide profile, what makes pictures faster at a price: one or more of "fp16-vae" (SDXL's, for
+        GPUs), "tiny-vae" (fine detail is lost) and "compile" (newer CUDA GPUs). ``lcm-nb doctor`` says which
+        there are. None was measured on a GPU yet.
     where
         ``server``, the address of one that draws instead of this computer (``lcm-nb serve``, docs/serving.md), and
         its ``token``; default: ``LCM_NB_SERVER`` and ``LCM_NB_TOKEN``. ``server=""`` draws here in any case. A
@@ -347,7 +390,7 @@ def load(
     Raises
     ------
     ValueError
-        For an unknown section, profile, device, model or runtime.
+        For an unknown section, profile, device, model or runtime, or ``faster`` that cannot be had.
     TypeError
         For another argument.
     OSError
@@ -359,17 +402,19 @@ def load(
     if unknown := where.keys() - Where.__annotations__:
         raise TypeError(
             f"load has no argument {', '.join(map(repr, sorted(unknown)))}; it takes section, profile, device, model, "
-            "runtime, server and token, and chooses variant and dtype itself."
+            "runtime, faster, server and token, and chooses variant and dtype itself."
         )
     if server := _server(where):
-        for name, value in (("device", device), ("runtime", runtime)):
+        for name, value in (("device", device), ("runtime", runtime), ("faster", faster or None)):
             if value is not None:
                 raise ValueError(
                     f"{name} is {value!r}, and the server {server} draws, with its own; leave {name} out, "
                     'or give server="" to draw here.'
                 )
         return _connect(section, {"profile": profile, "model": model}, where)
-    return _load(plan_for(section, model), resolve_profile(profile), *resolve_runtime(runtime, device))
+    plan, profile = plan_for(section, model), resolve_profile(profile)
+    runtime, device = resolve_runtime(runtime, device)
+    return _load(plan, profile, runtime, device, _resolve_faster(faster, plan, profile, device))
 
 
 def _server(where: Where) -> str:
@@ -385,16 +430,28 @@ def _connect(section: str, wanted: Mapping[str, str | None], where: Where) -> St
     return Studio(plan, runtime.names, runtime)
 
 
-def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[str, str] | None = None) -> Studio:
-    """Load a plan; ``commits`` are those to take of its parts, else the pinned or newest."""
+def _resolve_faster(faster: str | Iterable[str], plan: Plan, profile: str, device: str) -> tuple[str, ...]:
+    if not faster:
+        return ()
+    from .models.doctor import resolve_faster
+
+    return resolve_faster(faster, plan, profile, device)
+
+
+def _load(
+    plan: Plan, profile: str, runtime: str, device: str, faster: tuple[str, ...], record: Record | None = None
+) -> Studio:
+    """Load a plan; a record says which commits to take of its parts, else the pinned or newest, and which dtype."""
     global _loaded_in
     check_process(_loaded_in or os.getpid())
     kept.clean()
     folders: dict[str, Path] = {}
+    dtype = _dtype(runtime, device, record)
     if profile == "guide":
         from .models.doctor import prepare
 
-        names, folders = prepare(plan, device, commits=commits or {})
+        commits = record.commits if record else {}
+        names, folders = prepare(plan, device, commits=commits, dtype=dtype, faster=faster)
     else:
         names = mini_checkpoints(plan, device)
         check_family(names.parts.values())
@@ -408,6 +465,17 @@ def _load(plan: Plan, profile: str, runtime: str, device: str, commits: Mapping[
         drawing = _loader(runtime)(plan.section, names.moved(folders))
     _loaded_in = os.getpid()
     return Studio(plan, names, drawing)
+
+
+def _dtype(runtime: str, device: str, record: Record | None) -> "torch.dtype | None":
+    """Return the dtype of the guide's weights, None for the device's usual."""
+    import torch
+
+    if runtime != "diffusers":
+        return torch.float32  # OpenVINO converts these, and rounds by itself
+    if record is None or record.dtype is None or record.facts.get("device") != device:
+        return None
+    return getattr(torch, record.dtype)
 
 
 def _loader(runtime: str) -> Callable[[Section, Checkpoints], Runtime]:
@@ -452,20 +520,22 @@ def reproduce(path: str | Path, profile: str | None = None, **where: Unpack[Wher
         wanted = {"profile": profile or facts["profile"], "model": plan.model.name}
         studio = _connect(plan.section.name, wanted, where)
     else:
-        runtime, device = resolve_runtime(facts.get("runtime"), _device_of(facts))
+        runtime, device = resolve_runtime(_runtime_of(record), _device_of(facts))
         chosen = _profile_of(path, record, profile, plan, device)
         settings = _settings_of(path, record, plan, chosen)
-        studio = _load(plan, chosen, runtime, device, record.commits)
+        studio = _load(plan, chosen, runtime, device, _faster_of(record, plan, device), record)
     _check_weights(path, record, studio)
-    result = studio.generate(**settings)
+    result = studio.draw(**settings)  # its note was told when it was made
     again = np.asarray(result.images[facts.get("picture", 0)])
     if not np.array_equal(record.pixels, again):
-        server = studio.checkpoints.server
-        now = {"device": studio.checkpoints.device, **(server.versions if server else versions())}
-        then = {"device": facts.get("device"), **facts["versions"]}
+        names = studio.checkpoints
+        there = names.server.versions if names.server else versions()
+        now = {"device": names.device, "dtype": names.computes, "measures": list(names.measures), **there}
+        then = {name: facts[name] for name in ("device", "dtype", "measures") if name in facts} | facts["versions"]
         changed = {name: (value, now.get(name)) for name, value in then.items() if now.get(name) != value}
         warnings.warn(
-            f"The picture differs from {path}; device and versions then and now: {changed or 'equal'}.", stacklevel=2
+            f"The picture differs from {path}; then and now: {changed or 'equal'}.",
+            stacklevel=2,
         )
     return result
 
@@ -480,7 +550,7 @@ def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, de
     if profile == "guide" and wanted is None:
         from .models.doctor import examine
 
-        report = examine(plan, device, record.commits)
+        report = examine(plan, device, record.commits, faster=_faster_of(record, plan, device))
         absent = [source.repo for source in report.sources.values() if not cached(source)]
         if absent:
             raise ValueError(
@@ -514,6 +584,20 @@ def _check_weights(path: str | Path, record: Record, studio: Studio) -> None:
                 f"{path} was made with another checkpoint {then['name']!r}{commit} (sha256 {then['sha256'][:10]}, "
                 f"here {found['sha256'][:10]}); install the lcm_nb version that made it."
             )
+
+
+def _runtime_of(record: Record) -> str | None:
+    """Return the runtime of a record; one that rounded in float32 is not to do so in bfloat16."""
+    runtime = record.facts.get("runtime")
+    return "openvino-float32" if runtime == "openvino" and record.facts.get("dtype") == "float32" else runtime
+
+
+def _faster_of(record: Record, plan: Plan, device: str) -> tuple[str, ...]:
+    """Return what made a record's picture faster, as far as it can be had on this device."""
+    from .models.doctor import FASTER, faster_problem
+
+    wanted = [name for name in FASTER if name in record.facts.get("measures", ())]
+    return tuple(name for name in wanted if not faster_problem(plan, device, [name]))
 
 
 def _device_of(facts: Mapping[str, Any]) -> str:

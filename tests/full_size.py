@@ -1,12 +1,15 @@
 """The guide's checkpoints as plain data, and what their sizes need: counted without weights, or measured on a GPU."""
 
 import argparse
+import contextlib
 import gc
+import json
 import statistics
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -15,6 +18,8 @@ SDXL, LCM_SDXL = "stabilityai/stable-diffusion-xl-base-1.0", "latent-consistency
 SSD, LCM_SSD = "segmind/SSD-1B", "latent-consistency/lcm-ssd-1b"
 SD, DREAMSHAPER = "stable-diffusion-v1-5/stable-diffusion-v1-5", "Lykon/dreamshaper-7"
 LCM_DREAMSHAPER = "SimianLuo/LCM_Dreamshaper_v7"
+TAESD, TAESDXL = "madebyollin/taesd", "madebyollin/taesdxl"
+PAPERCUT = "TheLastBen/Papercut_SDXL"
 CONTROLNET, ADAPTER = "lllyasviel/sd-controlnet-canny", "TencentARC/t2i-adapter-canny-sdxl-1.0"
 
 # -- UNets ----------------------------------------------------------------------------
@@ -80,6 +85,21 @@ VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 SDXL_VAE = VAE | {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025}
+TINY_VAE = {
+    "act_fn": "relu",
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "force_upcast": False,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "latent_magnitude": 3,
+    "latent_shift": 0.5,
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "upsampling_scaling_factor": 2,
+}
 CLIP_L = {
     "attention_dropout": 0.0,
     "bos_token_id": 0,
@@ -200,6 +220,8 @@ CONFIGS: dict[str, dict[str, tuple[str, dict]]] = {
     LCM_DREAMSHAPER: _sd(LCM_SD_UNET, ("LCMScheduler", LCM_SCHEDULER)),
     CONTROLNET: {"controlnet": ("ControlNetModel", CANNY)},
     ADAPTER: {"adapter": ("T2IAdapter", CANNY_XL)},
+    TAESD: {"vae": ("AutoencoderTiny", TINY_VAE)},
+    TAESDXL: {"vae": ("AutoencoderTiny", TINY_VAE)},
 }
 # the class that model_index.json names
 PIPELINES = {
@@ -231,7 +253,7 @@ LORAS = {
     "latent-consistency/lcm-lora-sdv1-5": {"bytes": 135e6, "unet": SD, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-sdxl": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-ssd-1b": {"bytes": 210e6, "unet": SSD, "rank": 64, "targets": EVERYWHERE},
-    "TheLastBen/Papercut_SDXL": {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
+    PAPERCUT: {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
 }
 # By how much --tiny divides what a configuration holds.
 SHRUNK = {"sample_size": 4} | dict.fromkeys(
@@ -296,6 +318,7 @@ SHAPES = {
     "text-to-image, LCM-LoRA": Shape(SDXL, SDXL, 1024, 1024, batch=2),
     "text-to-image, SSD-1B": Shape(LCM_SSD, SSD, 1024, 1024),
     "image-to-image": Shape(LCM_DREAMSHAPER, DREAMSHAPER, 768, 768),
+    "style-lora": Shape(LCM_SDXL, SDXL, 1024, 1024),
     "image-to-image, LCM-LoRA": Shape(SD, SD, 768, 768, batch=2),
     "controlnet": Shape(LCM_DREAMSHAPER, LCM_DREAMSHAPER, 512, 512, CONTROLNET),
     "controlnet, LCM-LoRA": Shape(SD, SD, 512, 512, CONTROLNET, batch=2),
@@ -399,7 +422,8 @@ def components(section: str) -> dict[str, str]:
 
 def weight_bytes(section: str) -> int:
     """Return the bytes of a section's pipeline in float16."""
-    return 2 * sum(parameters(repo, name) for name, repo in components(section).items())
+    style = lora_parameters(PAPERCUT) if section == "style-lora" else 0
+    return 2 * (style + sum(parameters(repo, name) for name, repo in components(section).items()))
 
 
 def needed_bytes(section: str) -> int:
@@ -412,8 +436,11 @@ def needed_bytes(section: str) -> int:
 # -- measured on a GPU ----------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
+PARTS = {"encode": ("text_encoder", "text_encoder_2"), "UNet": ("unet", "controlnet", "adapter"), "decode": ("vae",)}
 MEASURED = {
     "text-to-image": "StableDiffusionXLPipeline",
+    "image-to-image": "StableDiffusionImg2ImgPipeline",
+    "style-lora": "StableDiffusionXLPipeline",
     "controlnet": "StableDiffusionControlNetPipeline",
     "t2i-adapter": "StableDiffusionXLAdapterPipeline",
 }
@@ -427,8 +454,11 @@ HEAD = """# The guide's pipelines in full size
 {device}, torch {torch}, diffusers {diffusers}. {weights}; 4 steps, one picture, median of {repeats} after a
 warm-up. "Computed" is what weights and live tensors take in full size by `tests/full_size.py`. GB are 10^9 bytes.
 
-| section | run | picture | computed GB | peak allocated GB | peak reserved GB | seconds |
-|---|---|---|---|---|---|---|
+Parts are those of one picture: the text encoders, which `Studio.generate` asks once for a prompt; the UNet with what
+runs beside it; the VAE's decoder.
+
+| section | run | picture | computed GB | allocated GB | reserved GB | encode s | UNet s | decode s | seconds |
+|---|---|---|---|---|---|---|---|---|---|
 """
 WEIGHTS = "Random float16 weights of the real shapes; PyTorch held to {:.1f} GB, what a T4 leaves it"
 TINY_WEIGHTS = "Random float32 weights, widths divided by 8: this proves the script and measures nothing"
@@ -448,6 +478,7 @@ def assemble(section: str, device: str, *, tiny: bool = False):
     """Return a section's pipeline with random weights on a device: float16, or float32 where ``tiny``."""
     import diffusers
     import torch
+    from peft import LoraConfig
 
     parts = components(section)
     torch.set_default_dtype(torch.float32 if tiny else torch.float16)  # nothing is made in float32 first
@@ -460,36 +491,82 @@ def assemble(section: str, device: str, *, tiny: bool = False):
     unchecked = dict.fromkeys(names) if "safety_checker" in CONFIGS[SHAPES[section].base] else {}
     scheduler = diffusers.LCMScheduler.from_config(build(SHAPES[section].base, "scheduler").config)
     pipe = getattr(diffusers, MEASURED[section])(**modules, **tokenizers, **unchecked, scheduler=scheduler)
+    if section == "style-lora":
+        lora = LORAS[PAPERCUT]
+        targets = [name for name, _ in pipe.unet.named_modules() if name.endswith(lora["targets"])]
+        pipe.unet.add_adapter(LoraConfig(r=lora["rank"], target_modules=targets), "papercut")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def ways(section: str, pipe, device: str, *, tiny: bool = False) -> dict[str, Callable]:
-    """Return the ways to make a picture: the guide's plain call, and this project's studio."""
+def ways(section: str, pipe, device: str, *, tiny: bool = False) -> Iterator[tuple[str, Callable]]:
+    """Yield the ways to make a picture, the pipeline changed for each: the guide's plain call, and this project's."""
     import torch
     from PIL import Image
 
     from lcm_nb.models.checkpoints import checkpoints
+    from lcm_nb.models.doctor import faster_problem
     from lcm_nb.models.plans import plan_for
     from lcm_nb.pictures import canny
     from lcm_nb.runtimes.diffusers import DiffusersRuntime
     from lcm_nb.studio import Studio
 
-    shape, picture, edges = SHAPES[section], {}, {}
-    if shape.extra:
+    shape, picture = SHAPES[section], {}
+    if shape.extra or section == "image-to-image":
         size = [side // 4 // 32 * 32 if tiny else side for side in (shape.width, shape.height)]
         picture = {"image": Image.effect_noise(size, 64).convert("RGB")}
-        edges = {"image": canny(picture["image"])}
-    plan, names = plan_for(section), checkpoints(section, "guide", device)
+    given = {"image": canny(picture["image"])} if shape.extra else picture
+    call = CALL | ({"strength": 1.0} if section == "image-to-image" else {})
+    plan = plan_for(section)
+    yield type(pipe).__name__, lambda: pipe(**call, **given, generator=torch.manual_seed(0)).images[0]
+    names = replace(checkpoints(section, "guide", device), dtype=pipe.unet.dtype)
     studio = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe))
-    return {
-        type(pipe).__name__: lambda: pipe(**CALL, **edges, generator=torch.manual_seed(0)).images[0],
-        "Studio.generate": lambda: studio.generate(**CALL, **picture, seed=0).image,
-    }
+    run = lambda: studio.generate(**call, **picture, seed=0).image  # noqa: E731
+    yield "Studio.generate", run
+    for name in ("fp16-vae", "tiny-vae", "compile"):
+        if not faster_problem(plan, device, [name]):
+            change(pipe, name, shape, device, tiny=tiny)
+            yield f"{name} besides" if name == "compile" else name, run
 
 
-def measure(run: Callable, cuda: bool, repeats: int) -> tuple[str, float, float, float]:
-    """Return a picture's size, the peaks allocated and reserved (GB), and the median of the seconds.
+def change(pipe, faster: str, shape: Shape, device: str, *, tiny: bool) -> None:
+    """Change a pipeline with random weights as ``lcm_nb.load(..., faster=)`` does."""
+    if faster == "compile":
+        pipe.unet.compile_repeated_blocks(fullgraph=True)
+    elif faster == "fp16-vae":
+        pipe.vae.register_to_config(force_upcast=False)
+    else:
+        repo = TAESDXL if "addition_embed_type" in CONFIGS[shape.base]["unet"][1] else TAESD
+        pipe.vae = build(repo, "vae", device=device, tiny=tiny).to(pipe.unet.dtype).eval()
+
+
+@contextlib.contextmanager
+def apart(pipe, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Collect the seconds that the parts of a pipeline take while it draws."""
+    taken, started, hooks = dict.fromkeys(PARTS, 0.0), {}, []
+    for part, names in PARTS.items():
+        for name in names:
+            module = getattr(pipe, name, None)
+            if module is None:
+                continue
+            module = module.decoder if name == "vae" else module
+
+            def begin(*_, part=part):
+                started[part] = clock()
+
+            def end(*_, part=part):
+                taken[part] += clock() - started[part]
+
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    try:
+        yield taken
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure(run: Callable, pipe, cuda: bool, repeats: int) -> tuple[str, list[float]]:
+    """Return a picture's size; peaks allocated and reserved (GB); medians of the parts' seconds and of all.
 
     Raises
     ------
@@ -502,15 +579,20 @@ def measure(run: Callable, cuda: bool, repeats: int) -> tuple[str, float, float,
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    image, times = run(), []
+    image, times, parts = run(), [], []
     for _ in range(repeats):
         start = time.perf_counter()
         run()  # ends with the picture in the computer's memory: nothing is left to wait for
         times.append(time.perf_counter() - start)
+    for _ in range(repeats):  # apart from the whole: looking waits for the GPU
+        with apart(pipe, lambda: (torch.cuda.synchronize() if cuda else None, time.perf_counter())[1]) as taken:
+            run()
+        parts.append(list(taken.values()))
     if all(low == high for low, high in image.getextrema()):
         raise ValueError("The picture has one colour; the random weights gave no finite numbers.")
     peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if cuda else (0, 0)
-    return "{} x {}".format(*image.size), peaks[0] / 1e9, peaks[1] / 1e9, statistics.median(times)
+    seconds = [*(statistics.median(part) for part in zip(*parts, strict=True)), statistics.median(times)]
+    return "{} x {}".format(*image.size), [*(peak / 1e9 for peak in peaks), *seconds]
 
 
 def rows(section: str, device: str, *, tiny: bool = False) -> list[str]:
@@ -518,11 +600,11 @@ def rows(section: str, device: str, *, tiny: bool = False) -> list[str]:
     import torch
 
     computed, pipe, lines = needed_bytes(section) / 1e9, assemble(section, device, tiny=tiny), []
-    for way, run in ways(section, pipe, device, tiny=tiny).items():
+    for way, run in ways(section, pipe, device, tiny=tiny):
         try:
-            size, *numbers = measure(run, device == "cuda", 1 if tiny else REPEATS)
+            size, numbers = measure(run, pipe, device == "cuda", 1 if tiny else REPEATS)
         except (torch.OutOfMemoryError, MemoryError):  # the studio turns the one into the other
-            size, *numbers = OUT_OF_MEMORY, *[float("nan")] * 3
+            size, numbers = OUT_OF_MEMORY, [float("nan")] * 6
         lines.append(f"| {section} | {way} | {size} | " + " | ".join(f"{n:.2f}" for n in (computed, *numbers)) + " |")
     return lines
 
@@ -544,15 +626,74 @@ def table(device: str, *, tiny: bool = False) -> str:
     return f"{head}{body}\n" + ("" if tiny else f"\n{verdict}")
 
 
+# -- measured on a CPU ------------------------------------------------------------------
+
+CPU_WAYS = ("float32", "bfloat16", "openvino")
+
+
+def on_a_cpu(way: str, *, tiny: bool = False):
+    """Return a pipeline of Stable Diffusion 1.5's shape with random weights, the same for all of ``CPU_WAYS``."""
+    import diffusers
+    import torch
+
+    from lcm_nb.runtimes.openvino import Converted, ConvertedUNet
+
+    torch.manual_seed(0)
+    parts = ("unet", "vae", "text_encoder")
+    modules = {name: build(LCM_DREAMSHAPER, name, device="cpu", tiny=tiny).eval() for name in parts}
+    if way == "bfloat16":
+        modules = {name: module.to(torch.bfloat16) for name, module in modules.items()}
+    scheduler = build(LCM_DREAMSHAPER, "scheduler")
+    unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = diffusers.StableDiffusionPipeline(**modules, **unchecked, tokenizer=tokenizer(), scheduler=scheduler)
+    if way == "openvino":
+        pipe.unet = ConvertedUNet(pipe.unet, "bf16")
+        pipe.vae.decoder = Converted(pipe.vae.decoder, "bf16")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def cpu_figures(rounds: int, output: Path | None, *, tiny: bool = False) -> dict:
+    """Return the CPU seconds of one thread that the parts of a picture take by each way, ways in turn.
+
+    CPU seconds say nearly the same on a computer that does other work as on a quiet one. Pictures have one step;
+    "4 steps" is computed of the parts.
+    """
+    import torch
+
+    from lcm_nb.bench import _machine
+
+    torch.set_num_threads(1)
+    call = CALL if tiny else CALL | {"height": 512, "width": 512}
+    pipes = {way: on_a_cpu(way, tiny=tiny) for way in CPU_WAYS}
+    pipes["openvino"](**call | {"num_inference_steps": 1})  # converts
+    found = {way: {part: [] for part in (*PARTS, "4 steps")} for way in CPU_WAYS}
+    for number in range(1, rounds + 1):
+        for way, pipe in pipes.items():
+            with apart(pipe, time.process_time) as taken:
+                pipe(**call | {"num_inference_steps": 1}, generator=torch.manual_seed(0))
+            whole = taken["encode"] + 4 * taken["UNet"] + taken["decode"]
+            for part, seconds in {**taken, "4 steps": whole}.items():
+                found[way][part].append(seconds)
+        told = {"machine": _machine(), "rounds": number, "CPU seconds of one thread": found}
+        if output:
+            output.write_text(json.dumps(told, indent=1) + "\n")
+    return told
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure on the CUDA device here, or prove this script with ``--tiny``."""
     parser = argparse.ArgumentParser(description="Measure the guide's pipelines in full size, with random weights.")
     parser.add_argument("--output", type=Path, help="Markdown file to write; default tests/full_size.md")
     parser.add_argument("--tiny", action="store_true", help="run the same code small, on the CPU")
+    parser.add_argument("--cpu", type=int, metavar="ROUNDS", help="measure Stable Diffusion 1.5's shape on the CPU")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))  # lcm_nb need not be installed
     import torch
 
+    if options.cpu:
+        print(json.dumps(cpu_figures(options.cpu, options.output, tiny=options.tiny), indent=1))
+        return 0
     if not (options.tiny or torch.cuda.is_available()):
         print("There is no CUDA device here; run this on a computer with one, or add --tiny.", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ _HOME = {
     "pin": "models.hub",
     "plan_for": "models.plans",
     "weight_hashes": "models.hub",
-    "with_fp16_vae": "models.doctor",
+    "with_vae": "models.doctor",
     # runtimes
     "load_pipeline": "runtimes.diffusers",
 }

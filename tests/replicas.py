@@ -13,7 +13,7 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import convert_state_dict_to_kohya
-from full_size import CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SDXL, SSD
+from full_size import CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SDXL, SSD, TAESD, TAESDXL
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 VAE_FIX, PICTURES = "madebyollin/sdxl-vae-fp16-fix", "datasets/huggingface/documentation-images"
 MAP = "Adapter/t2iadapter/figs_SDXLV1.0/org_canny.jpg"
-NO_VARIANT = (LCM_DREAMSHAPER, CONTROLNET, VAE_FIX)
+NO_VARIANT = (LCM_DREAMSHAPER, CONTROLNET, VAE_FIX, TAESD, TAESDXL)
 BULK = {
     SDXL: (
         "sd_xl_base_1.0.safetensors",
@@ -49,6 +49,8 @@ BULK = {
     ),
     CONTROLNET: ("diffusion_pytorch_model.bin",),
     VAE_FIX: ("diffusion_pytorch_model.bin", "sdxl.vae.safetensors", "sdxl_vae.safetensors"),
+    TAESD: ("diffusion_pytorch_model.bin", "taesd_decoder.pth", "taesd_encoder.safetensors"),
+    TAESDXL: ("diffusion_pytorch_model.bin", "taesdxl_decoder.pth"),
     "TheLastBen/Papercut_SDXL": ("1.jpg",),
 }
 TINY_UNET = {"norm_num_groups": 4, "cross_attention_dim": 16}
@@ -68,6 +70,7 @@ TINY_CLIP = {
     "vocab_size": 514,
 }
 TINY = {
+    "AutoencoderTiny": {"encoder_block_out_channels": [8, 8, 8, 8], "decoder_block_out_channels": [8, 8, 8, 8]},
     "AutoencoderKL": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4},
     "CLIPTextModel": TINY_CLIP,
     "CLIPTextModelWithProjection": TINY_CLIP,

@@ -23,6 +23,7 @@ from lcm_nb.widgets.panel import ASLEEP
 CHROMIUM = shutil.which("chromium")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright.expect.set_options(timeout=MILLISECONDS)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: apt-get install chromium")
 
 LOAD = "import lcm_nb\n\nstudio = lcm_nb.load({section!r})"
@@ -416,6 +417,10 @@ def test_examples_and_the_judge_are_at_hand(page):
     example = section_for("text-to-image").examples[-1]
     drawn_anew(page, lambda: box(page, "examples").select_option(example))
     assert box(page, "prompt").input_value() == example
+    drawn_anew(page, lambda: (box(page, "prompt").fill("a robot on a beach"), box(page, "prompt").press("Enter")))
+    drawn_anew(page, lambda: box(page, "examples").select_option("a cute fox in a meadow"))
+    drawn_anew(page, lambda: box(page, "examples").select_option(label="↺ a robot on a beach"))
+    assert box(page, "prompt").input_value() == "a robot on a beach"
     playwright.expect(page.locator(".lcm-judge")).not_to_be_empty()
     page.get_by_role("button", name="judge").click()
     playwright.expect(page.locator(".lcm-judge")).to_be_hidden()
@@ -451,6 +456,65 @@ def test_all_can_be_reached_by_tab(page):
     assert {"steps", "Run", "Stop", "Save", "Draw 4", "remix"} <= set(reached)
     ring = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
     assert ring == "2px"
+
+
+# -- the notebooks themselves -----------------------------------------------------------------
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+WITH_PANEL = [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb")) if ".panel()" in path.read_text()]
+# Whether each code cell has run: while it waits or runs, no number stands before it; folded solutions have none at all.
+FINISHED = """() => {
+    const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
+    const texts = prompts.map((prompt) => prompt.textContent).filter((text) => text);
+    return texts.length > 5 && texts.every((text) => /\\[\\d+\\]/.test(text));
+}"""
+SEEN = """all => all.map((img) =>
+    [img.alt || img.src.slice(0, 40), img.complete && img.naturalWidth > 0 && img.getBoundingClientRect().width > 0])"""
+
+
+@pytest.fixture
+def run_in_lab(lab, folder, browser):
+    """Open one of the notebooks, run all of it by the menu, and return the page; its kernel ends with the test."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(MILLISECONDS)
+
+    def run(name: str):
+        shutil.copytree(NOTEBOOKS, folder / "notebooks", dirs_exist_ok=True)
+        page.goto(lab.format(f"notebooks/{name}"))
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_function(FINISHED)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        return page
+
+    yield run
+    page.close()
+    address, token = lab.split("/lab/")[0], urllib.parse.parse_qs(urllib.parse.urlsplit(lab).query)["token"][0]
+    headers = {"Authorization": f"token {token}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/sessions", headers=headers)) as answer:
+        sessions = json.load(answer)
+    for session in sessions:
+        if session["path"].startswith("notebooks/"):
+            each = urllib.request.Request(f"{address}/api/sessions/{session['id']}", headers=headers, method="DELETE")
+            urllib.request.urlopen(each).close()
+
+
+@pytest.mark.slow  # 06 and 08 have no panel
+@pytest.mark.parametrize("name", WITH_PANEL)
+def test_after_run_all_each_notebook_shows_its_panel_with_the_picture(run_in_lab, name, tmp_path):
+    page = run_in_lab(name)
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert page.locator(".lcm-asleep:visible").count() == 0
+    status(page).wait_for()
+    panel = page.locator(".lcm-panel")
+    panel.scroll_into_view_if_needed()
+    picture(panel).screenshot(path=tmp_path / "picture.png")
+    extremes = Image.open(tmp_path / "picture.png").convert("RGB").getextrema()
+    assert min(high - low for low, high in extremes) > 50, "something is drawn there"
+    panel.screenshot(path=tmp_path / f"{Path(name).stem}.png")
+    pictures = page.locator(".jp-OutputArea img:visible").evaluate_all(SEEN)
+    assert pictures and all(is_there for _, is_there in pictures), pictures
 
 
 # jupyter_server's own race: a page is left while its socket to the kernel opens.

@@ -9,7 +9,9 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 
-from lcm_nb.tutorial import answers, checks
+from lcm_nb.schedule import boundary_scalings
+from lcm_nb.tutorial import answers, checks, progress, questions
+from lcm_nb.tutorial.questions import QUESTIONS
 
 UNTOUCHED = [
     lambda: checks.timesteps(None, num_inference_steps=3),
@@ -411,3 +413,124 @@ def test_a_solution_can_be_checked_silently(capsys):
 def test_a_verdict_shows_nothing_in_a_notebook():
     assert DisplayFormatter().format(answers.Verdict(False)) == ({}, {})
     assert repr(answers.Verdict(False)) == "Verdict(False)"
+
+
+# -- questions before a run --------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh():
+    progress.forget()
+    yield
+    progress.forget()
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_hints_sharpen_and_the_right_choice_is_taken(number, fresh, capsys):
+    asked = QUESTIONS[number]
+    wrong = next(letter for letter in asked.choices if letter != asked.letter)
+    assert not checks.predict(number, None)
+    assert capsys.readouterr().out.startswith("Hint: ")
+    for hint in (*asked.hints, asked.hints[2]):
+        assert not checks.predict(number, wrong)
+        assert capsys.readouterr().out == f"Not yet: {hint}\n"
+    assert checks.predict(number, asked.letter)
+    assert capsys.readouterr().out == f"Right: {asked.why}\n"
+
+
+def test_hints_differ_and_letters_are_spread():
+    told = [hint for asked in QUESTIONS.values() for hint in asked.hints]
+    assert len(set(told)) == len(told)
+    letters = [asked.letter for asked in QUESTIONS.values()]
+    assert all(letters.count(letter) >= 5 for letter in "abc")
+
+
+@pytest.mark.parametrize("answer", ["B", " b ", "(b)", "b)", "'b'", "b."])
+def test_a_letter_is_taken_however_it_is_written(answer, fresh):
+    assert checks.predict("P1.1", answer)
+
+
+@pytest.mark.parametrize("answer", ["", "d", "ab", "soft", 2, ["b"], True, b"b"])
+def test_what_is_no_choice_is_told_so_and_is_no_try(answer, fresh, capsys):
+    assert not checks.predict("P1.1", answer)
+    assert re.fullmatch(
+        r'Not yet: .+ is none of the choices; write "a", "b" or "c", with the quotes.\n', capsys.readouterr().out
+    )
+    checks.predict("P1.1", "a")
+    assert QUESTIONS["P1.1"].hints[0] in capsys.readouterr().out
+
+
+def test_an_unknown_question_is_refused():
+    with pytest.raises(ValueError, match="no question 'P9.9'; the last one is P8.2"):
+        checks.predict("P9.9", None)
+
+
+def test_keys_agree_with_what_can_be_computed(monkeypatch, tmp_path):
+    """c_skip, the steps of a strength, the share of a factor; and what is read from figures follows them."""
+    assert boundary_scalings(0.5)[0] < 0.01 < boundary_scalings(0.49)[0] and QUESTIONS["P6.1"].letter == "c"
+    assert [int(4 * strength) for strength in (0.25, 0.5, 0.75, 1.0)] == [1, 2, 3, 4] and QUESTIONS[
+        "P2.1"
+    ].letter == "c"
+    for crossing, letter in {1: "a", 2: "a", 4: "b", 8: "b", 99: "c"}.items():
+        table = [dict(sampler="LCM", steps=n, frechet=10) for n in (1, 2, 4, 8)]
+        table += [dict(sampler="DDIM", steps=n, frechet=9 if n >= crossing else 99) for n in (1, 2, 4, 8)]
+        own = [
+            dict(variant=name, points=[{"1": {"subject": 0.1 if name == worst else 0.7}}])
+            for worst in [{"a": "no EMA target", "b": "skip 1", "c": "w fixed at 7"}[letter]]
+            for name in ("no EMA target", "skip 1", "w fixed at 7", "as in the paper")
+        ]
+        (tmp_path / "figures.json").write_text(json.dumps(dict(table=table, own=own)))
+        monkeypatch.setattr(questions, "FIGURES", tmp_path / "figures.json")
+        assert QUESTIONS["P6.4"].letter == letter
+        assert QUESTIONS["P8.2"].letter == letter
+
+
+# -- progress ----------------------------------------------------------------------------
+
+
+def test_progress_tells_what_was_tried(fresh, capsys):
+    checks.predict("P1.2", None)
+    checks.predict("P1.1", "a")
+    checks.predict("P1.1", "b")
+    checks.timesteps([999], num_inference_steps=3, exercise="E1.1")
+    with checks.silently():
+        checks.timesteps([999, 679, 339], num_inference_steps=3)  # as a solution does: not the reader's
+    capsys.readouterr()
+    checks.progress()
+    assert capsys.readouterr().out.splitlines() == [
+        "P1.1  right, 2 tries",
+        "E1.1  not yet, 1 try",
+        "P1.2  not tried",
+        "1 of 3 right",
+    ]
+
+
+def test_what_was_right_stays_so(fresh, capsys):
+    for answer in ([999, 679, 339], [999], None):
+        checks.timesteps(answer, num_inference_steps=3, exercise="E1.1")
+    capsys.readouterr()
+    checks.progress()
+    assert capsys.readouterr().out.splitlines()[0] == "E1.1  right, 1 try"
+
+
+def test_progress_goes_on_from_a_file(fresh, tmp_path, capsys):
+    path = tmp_path / "progress.json"
+    checks.predict("P1.1", "b")
+    checks.progress(path)
+    progress.forget()
+    checks.predict("P1.1", None)
+    checks.predict("P2.1", "a")
+    checks.progress(path)
+    assert capsys.readouterr().out.splitlines()[-3:] == ["P1.1  right, 1 try", "P2.1  not yet, 1 try", "1 of 2 right"]
+    assert json.loads(path.read_text())["P1.1"] == {"tries": 1, "right": True}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"P1.1": 3}', '{"P1.1": {"tries": "x", "right": 1}}', '{"P1.1": {"a": 1}}']
+)
+def test_a_file_of_something_else_is_refused_and_kept(content, fresh, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="holds no progress"):
+        checks.progress(path)
+    assert path.read_text() == content

@@ -27,7 +27,7 @@ def family(tmp_path):
 
 def test_the_list_that_ships_is_that_of_the_files():
     """After a change of the family: ``python -m lcm_nb.models.hashes``."""
-    listed = set(hashes._listed(MINI))
+    listed = set(hashes.listed(MINI))
     there = {file.relative_to(MINI).as_posix() for file in MINI.rglob("*") if file.is_file() and file.parent != MINI}
     assert listed == there
     assert hashes.family_problem() == ""
@@ -69,8 +69,8 @@ def test_only_what_is_loaded_is_checked(family):
 
 
 def test_load_and_doctor_say_it(family, monkeypatch, capsys):
-    listed = hashes._listed(MINI) | {"lcm/config.json": "0" * 64}
-    monkeypatch.setattr(hashes, "_listed", lambda folder: listed)
+    listed = hashes.listed(MINI) | {"lcm/config.json": "0" * 64}
+    monkeypatch.setattr(hashes, "listed", lambda folder: listed)
     with pytest.raises(OSError, match="lcm/config.json of the small models is damaged"):
         lcm_nb.load("text-to-image", profile="mini")
     cli.main(["doctor", "text-to-image"])

@@ -5,13 +5,18 @@ Each test runs lcm_nb in a process of its own, because the client reads its envi
 
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 from guide_hub import answer, downloads, environment_of, python
 from inside import DTYPE_ARGUMENT, PLANS, SECTIONS, fit, models, plan_for
 from loopback import COMMIT
 
+from lcm_nb import load
 from lcm_nb.cli import main
+from lcm_nb.models.device import info, resolve_device
+from lcm_nb.models.doctor import examine, faster_problem
 
 each_section = pytest.mark.parametrize(
     "section", [pytest.param(name, marks=pytest.mark.xdist_group(f"guide {name}")) for name in SECTIONS]
@@ -227,7 +232,8 @@ def visit(hub, environment, tmp_path_factory):
     def run(section: str) -> dict:
         if section not in visits:
             home = tmp_path_factory.mktemp(section)
-            block = BLOCKS[section].replace("dtype=DTYPE", f"{DTYPE_ARGUMENT}=torch.float32").replace("DEVICE", '"cpu"')
+            block = BLOCKS[section].replace("dtype=DTYPE", f"{DTYPE_ARGUMENT}=names.dtype").replace("DEVICE", '"cpu"')
+            block = f"names = lcm_nb.checkpoints(SECTION)\n{block}"
             code = LOAD_ALL + WARM + block.replace("https://huggingface.co", hub.url)
             code += COMPARE.replace("GIVEN", GIVEN.get(section, ""))
             hub.mend()
@@ -441,12 +447,12 @@ import json
 from dataclasses import replace
 import numpy as np
 import lcm_nb
-from inside import FP16_VAE, bring, load_pipeline, plan_for, with_fp16_vae
+from inside import FP16_VAE, bring, load_pipeline, plan_for, with_vae
 from lcm_nb.runtimes.diffusers import DiffusersRuntime
 from lcm_nb.studio import Studio
 names = lcm_nb.checkpoints("style-lora")
 names = replace(names, measures=("slicing", "offload", "fp16-vae"), vae=FP16_VAE.repo)
-folders = bring(with_fp16_vae(plan_for("style-lora").sources))
+folders = bring(with_vae(plan_for("style-lora").sources, FP16_VAE))
 plan = plan_for("style-lora")
 pipe = load_pipeline(plan.section, names.moved(folders))
 studio, previews, own = Studio(plan, names, DiffusersRuntime(plan.section, names, pipe)), [], {}
@@ -477,3 +483,166 @@ def test_all_measures_together_draw_and_show_in_the_code(whole_hub, environment,
     assert (
         order == sorted(order) and ".to(" not in found["code"]
     )  # the offload comes last, and no module was moved before
+
+
+# -- faster, at a price -----------------------------------------------------------------
+
+FASTER = """
+import json, tempfile
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import lcm_nb
+found = {}
+for section, faster in (("text-to-image", "tiny-vae"), ("text-to-image", "fp16-vae"), ("controlnet", "tiny-vae")):
+    studio, own = lcm_nb.load(section, faster=faster), {}
+    result = studio.generate(num_inference_steps=2, seed=1)
+    path = result.save(Path(tempfile.mkdtemp()) / "a.png")
+    exec(studio.code({"num_inference_steps": 2, "seed": 1}), own)
+    found[f"{section} {faster}"] = {
+        "vae": type(studio.pipe.vae).__name__,
+        "colours": len(result.image.getcolors(2**24)),
+        "same as code": bool((np.asarray(result.image) == np.asarray(own["image"])).all()),
+        "record": json.loads(Image.open(path).text["lcm_nb"]),
+        "reproduced": bool((np.asarray(lcm_nb.reproduce(path).image) == np.asarray(result.image)).all()),
+    }
+print(json.dumps(found))
+"""
+
+
+def test_other_vaes_draw_are_recorded_and_reproduced(whole_hub, environment, tmp_path):
+    found = answer(python(FASTER, environment_of(whole_hub, tmp_path, environment)))
+    repos = ("madebyollin/taesdxl", "madebyollin/sdxl-vae-fp16-fix", "madebyollin/taesd")
+    for (name, one), repo in zip(found.items(), repos, strict=True):
+        assert one["vae"] == ("AutoencoderTiny" if "tiny" in name else "AutoencoderKL")
+        least = 1000 if name.startswith("text") else 1  # the replica of the other tiny VAE is nearly a plane
+        assert one["colours"] > least and one["same as code"] and one["reproduced"], name
+        assert one["record"]["checkpoints"]["vae"]["name"] == repo
+        assert name.split()[1] in one["record"]["measures"]
+    got = downloads(whole_hub.log)
+    assert {f"{repo}/diffusion_pytorch_model.safetensors" for repo in repos} <= got
+    assert not any("base-1.0/vae/diffusion" in path or "Dreamshaper_v7/vae/diffusion" in path for path in got)
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "problem"),
+    [
+        ("text-to-image", {"faster": "xformers"}, "faster is 'xformers'; use one or more of 'fp16-vae', 'tiny-vae'"),
+        ("text-to-image", {"faster": [["compile"]]}, r"faster is \['compile'\]; use one"),
+        ("text-to-image", {"faster": ["tiny-vae", "fp16-vae"]}, "faster names two VAEs; leave 'fp16-vae' or"),
+        ("controlnet", {"faster": "fp16-vae"}, "is for SDXL's VAE, and that of lcm-dreamshaper-v7 is safe"),
+        ("style-lora", {"faster": "compile"}, "would compile style-lora anew at every scale of a style; leave it out"),
+        ("text-to-image", {"faster": "compile"}, "'compile' is for CUDA GPUs, and device is 'cpu'; leave it out"),
+        ("text-to-image", {"faster": "tiny-vae", "profile": "mini"}, "is for the guide's models; use profile='guide'"),
+    ],
+)
+def test_what_cannot_be_faster_is_refused_before_anything_is_loaded(section, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        load(section, **{"profile": "guide", "device": "cpu"} | options)
+
+
+@pytest.mark.parametrize(("capability", "problem"), [((7, 5), "needs compute capability 8.0, and Tesla T4 has 7.5")])
+def test_an_older_gpu_does_not_compile(capability, problem, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert faster_problem(plan_for("text-to-image"), "cuda", ["compile"]).startswith(f"faster='compile' {problem}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert faster_problem(plan_for("text-to-image"), "cuda", ["compile"]) == ""
+
+
+def test_with_a_tiny_vae_less_is_needed():
+    plan = plan_for("text-to-image")
+    whole, small = (fit(plan, "cuda", 10**12, faster=faster)[1] for faster in ((), ("tiny-vae",)))
+    assert small < 0.8 * whole
+    assert fit(plan, "cuda", 4 * GB, faster=("tiny-vae",))[0] == (*OFFLOAD, "tiny-vae")
+
+
+# -- what a CPU computes ----------------------------------------------------------------
+
+NATIVE = """
+import inside
+from lcm_nb.models import checkpoints, device, doctor
+for room in (checkpoints, device, doctor):
+    room.computes_bfloat16 = lambda: NATIVE
+"""
+ON_A_CPU = """
+import json, tempfile, warnings
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import lcm_nb
+studio = lcm_nb.load("controlnet")
+result = studio.generate(num_inference_steps=1)
+path = result.save(Path(tempfile.mkdtemp()) / "a.png")
+for room in (checkpoints, device, doctor):
+    room.computes_bfloat16 = lambda: not NATIVE  # another computer
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    same = np.array_equal(lcm_nb.reproduce(path).image, result.image)
+print(json.dumps({
+    "dtypes": sorted({str(m.dtype) for m in studio.pipe.components.values() if hasattr(m, "dtype")}),
+    "record": json.loads(Image.open(path).text["lcm_nb"]),
+    "colours": len(result.image.getcolors(2**24)),
+    "reproduced": same,
+}))
+"""
+
+
+@pytest.mark.parametrize(("native", "kind"), [(True, "bfloat16"), (False, "float32")])
+def test_weights_are_as_the_cpu_computes_and_are_so_again(native, kind, whole_hub, environment, tmp_path):
+    code = (NATIVE + ON_A_CPU).replace("NATIVE", str(native))
+    done = python(code, environment_of(whole_hub, tmp_path, environment))
+    found = answer(done)
+    assert found["dtypes"] == [f"torch.{kind}"] and found["record"]["dtype"] == kind
+    assert f"Weights in {kind}, " in done.stdout
+    assert found["colours"] > 1000 and found["reproduced"]
+
+
+def test_the_doctor_says_what_a_cpu_computes(monkeypatch):
+    said, needed = {}, {}
+    for native in (True, False):
+        for room in ("checkpoints", "device", "doctor"):
+            monkeypatch.setattr(f"lcm_nb.models.{room}.computes_bfloat16", lambda native=native: native)
+        report = examine(plan_for("controlnet"), "cpu")
+        said[native], needed[native] = report.text, report.needed
+    assert "weights in bfloat16, which this CPU computes" in said[True]
+    assert "weights in float32, on the CPU: slow" in said[False]
+    assert "faster='tiny-vae'" in said[True] and "faster='compile'" not in said[True]
+    assert 1.9 < needed[False] / needed[True] < 2.1
+
+
+def test_apples_gpu_is_chosen_and_known(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 11 * GB)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: GB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=14 * GB, total=16 * GB))
+    device = resolve_device()
+    report = examine(plan_for("text-to-image"), device)
+    assert device == "mps" and info()["device"] == "mps (Apple's GPU)"
+    assert report.names.dtype == torch.float16 and report.free == 10 * GB
+    assert "mps (Apple's GPU), 10.00 GB of memory free" in report.text
+
+
+# -- OpenVINO ---------------------------------------------------------------------------
+
+FUSED = """
+import json
+import numpy as np
+import lcm_nb
+pictures = []
+for runtime in ("diffusers", "openvino-float32"):
+    studio = lcm_nb.load("text-to-image", model="lcm-lora-sdv1-5", runtime=runtime)
+    pictures.append(np.asarray(studio.generate(num_inference_steps=2, seed=1).image, int))
+layers = [name for name, _ in studio.runtime.pipe.unet._stock[0].named_modules() if "lora" in name]
+print(json.dumps({"far": int(np.abs(pictures[0] - pictures[1]).max()), "layers": layers,
+                  "range": int(np.ptp(pictures[0]))}))
+"""
+
+
+def test_an_lcm_lora_is_fused_for_openvino_and_draws_the_same_but_for_rounding(whole_hub, environment, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    code = (NATIVE + FUSED).replace("NATIVE", "False")
+    found = answer(python(code, environment_of(whole_hub, tmp_path, environment)))
+    assert found["layers"] == [] and found["range"] > 50
+    assert found["far"] <= 2

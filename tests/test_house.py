@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "lcm_nb"
 ORDER = {
     "training": ["tutorial", "cli"],
     "tutorial": ["studio"],
-    "cli": ["bench", "serving"],
+    "cli": ["bench", "check", "student", "serving"],
+    "check": ["studio"],
+    "student": ["files"],
     "serving": ["studio"],
     "export": ["studio", "web"],
     "web": ["sections"],

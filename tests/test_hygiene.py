@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lcm_nb.tutorial.questions import QUESTIONS
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -36,6 +38,11 @@ def headings(cell) -> list[int]:
     if cell.cell_type != "markdown":
         return []
     return [len(hashes) for hashes in re.findall(r"(?m)^(#{1,6}) ", prose(cell))]
+
+
+def asks(cell) -> bool:
+    """Return whether a cell is the check of a question that stands before a run."""
+    return "predict" in cell.metadata.get("tags", [])
 
 
 def code_lines(cell) -> int:
@@ -69,7 +76,7 @@ def test_notebook_has_one_title_and_no_skipped_level(path):
 
 @each_notebook
 def test_notebook_has_prose_before_every_code_cell(path):
-    cells = read(path)
+    cells = [cell for cell in read(path) if not asks(cell)]
     kinds = [cell.cell_type for cell in cells]
     assert set(kinds) == {"markdown", "code"}
     bare = [
@@ -92,7 +99,42 @@ def test_notebook_has_short_cells(path):
 def test_notebook_has_15_to_30_cells(path):
     if path.stem.startswith("00"):
         pytest.skip("the start page is shorter")
-    assert 15 <= len(read(path)) <= 30
+    assert 15 <= len([cell for cell in read(path) if not asks(cell)]) <= 30
+
+
+@each_notebook
+def test_notebook_checks_what_it_lets_predict(path):
+    """Behind each "Predict P1.1" with its choices stands the check, untouched; there is no other."""
+    cells = read(path)
+    number, first = path.stem[1], True
+    text = "\n".join(prose(cell) for cell in cells if cell.cell_type == "markdown")
+    asked = re.findall(r"\*\*Predict (P\d\.\d)\.\*\*", text)
+    assert asked == [name for name in QUESTIONS if name[1] == number], "in the order of questions.py"
+    assert len(asked) == len(re.findall(r"(?<!- )\*\*Predict\b", text)) == len(list(filter(asks, cells)))
+    for words, check in pairwise(cells):
+        if asks(check):
+            (name,) = re.findall(r"\*\*Predict (P\d\.\d)\.\*\*", words.source)
+            (choices,) = re.findall(r"\n\n((?:- \w: .+\n?)+)(?:\n|$)", words.source)
+            letters = re.findall(r"(?m)^- (\w): ", choices)
+            assert "".join(letters) == QUESTIONS[name].choices
+            *before, call = check.source.splitlines()
+            assert call == f'checks.predict("{name}", None)  # "a", "b" or "c" in place of None'
+            assert before == (["from lcm_nb.tutorial import checks", ""] if first else [])
+            first = False
+
+
+@each_notebook
+def test_notebook_names_its_exercises_to_the_checkers(path):
+    """So that ``checks.progress()`` can tell them apart."""
+    cells, heading, named = read(path), "", []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"(?m)^### (E\d\.\d) ", cell.source) or [heading])[-1]
+        elif heading and "solution" not in cell.metadata.get("tags", []):
+            found = re.findall(r"(?m)^checks\.\w+\(.*exercise=\"(E\d\.\d)[ab]?\"\)$", cell.source)
+            assert found and set(found) == {heading}
+            named += found[:1]
+    assert named == re.findall(r"(?m)^### (E\d\.\d) ", "\n".join(cell.source for cell in cells))
 
 
 @each_notebook
@@ -138,7 +180,8 @@ def test_notebook_has_a_solution_for_every_exercise(path):
     cells = read(path)
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     exercises = set(re.findall(r"(?m)^### (E\d\.\d) ", text))
-    checked = [cell for cell in cells if cell.cell_type == "code" and re.search(r"\bchecks\.\w+\(", cell.source)]
+    code = [cell for cell in cells if cell.cell_type == "code" and not asks(cell)]
+    checked = [cell for cell in code if re.search(r"\bchecks\.\w+\(", cell.source)]
     solved = [cell for cell in checked if "solution" in cell.metadata.get("tags", [])]
     assert len(checked) - len(solved) == len(exercises)
     assert all(re.search(r"\bassert checks\.", cell.source) for cell in solved)
@@ -171,6 +214,7 @@ def test_no_machine_paths():
 def test_no_package_index_but_pytorchs():
     files = [path for path in repository_files() if path.suffix != ".safetensors"]
     found = {path.name: PIP_SOURCE.findall(path.read_bytes().decode("utf-8", "ignore")) for path in files}
+    found = {name: [place for place in places if re.search(r"://|^[/~\\]", place)] for name, places in found.items()}
     others = {name: [a for a in addresses if not a.startswith(PYTORCH)] for name, addresses in found.items()}
     assert not {name: addresses for name, addresses in others.items() if addresses}
 

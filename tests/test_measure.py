@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lcm_nb.models.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 from lcm_nb.tutorial import measure
-from lcm_nb.tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 
 
 def noise(prompts, *, generator, **options):

@@ -244,9 +244,10 @@ def test_training_and_test_imports_are_declared():
 
 
 def test_help_imports_no_torch():
-    code = "import sys, lcm_nb.cli as cli; cli._parser().format_help(); print('torch' in sys.modules)"
+    told = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    code = f"{told}; import lcm_nb.cli as cli; cli.main(['-h'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "False"
+    assert "draw" in done.stdout and done.stdout.splitlines()[-1] == "False"
 
 
 def test_info_prints_aligned_lines(capsys):
@@ -262,6 +263,12 @@ def test_draw_saves_a_picture(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == str(path) and path.stat().st_size > 0
     assert re.fullmatch(r"timesteps \d+, \d+ - \d+\.\d\d s", second)
+
+
+def test_draw_says_in_a_line_what_it_does_not_know(tmp_path, capsys):
+    assert cli.main(["draw", "a zebra", "--steps", "1", "--output", str(tmp_path / "zebra.png")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lcm-nb: the mini family does not know 'zebra'")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from PIL import Image
 from lcm_nb.files import save as save_files
 from lcm_nb.pictures import encode_image
 from lcm_nb.sections import section_for
+from lcm_nb.widgets.controls import EARLIER
 from lcm_nb.widgets.history import ENTRIES, STARS
 from lcm_nb.widgets.panel import Panel as RealPanel
 from lcm_nb.widgets.previews import Previews
@@ -60,7 +61,7 @@ class FakePipeline:
         seeds = range(settings["seed"], settings["seed"] + settings["num_images"])
         images = [square((len(self.runs), settings["num_inference_steps"], seed % 256)) for seed in seeds]
         result = SimpleNamespace(
-            images=images, settings=settings, timesteps=timesteps, seconds=0.414, note="", save=save_as(images[0])
+            images=images, settings=settings, timesteps=timesteps, seconds=0.414, note="", save=save_as(images)
         )
         return self.endings.pop(0)(result) if self.endings else result
 
@@ -102,9 +103,9 @@ def fail(error):
     return ending
 
 
-def save_as(image):
+def save_as(images):
     def save(path):
-        return save_files(Path(path), [encode_image(image)])[0]
+        return save_files(Path(path), [encode_image(image) for image in images])[0]
 
     return save
 
@@ -652,6 +653,23 @@ def test_an_example_becomes_the_prompt(full):
     assert full.wait(SECONDS).settings["prompt"] == "an owl"
 
 
+def test_prompts_that_were_drawn_come_back_by_the_menu(full):
+    menu, prompt = full.controls["examples"], full.controls["prompt"]
+    for text in ("a robot", "an owl", "two\nlines", "a robot"):
+        prompt.value = text
+        full.run()
+        full.wait(SECONDS)
+    assert [value for _, value in menu.options] == ["", "a cute fox", "an owl", "a robot", "two\nlines"]
+    assert [text for text, _ in menu.options][-2:] == ["↺ a robot", "↺ two lines"]
+    menu.value = "two\nlines"
+    assert full.wait(SECONDS).settings["prompt"] == prompt.value == "two\nlines"
+    for number in range(40):
+        prompt.value = f"prompt {number}"
+        full.run()
+        full.wait(SECONDS)
+    assert [value for _, value in menu.options][3:] == [f"prompt {number}" for number in range(39, 39 - EARLIER, -1)]
+
+
 def test_the_judge_says_what_it_sees_until_it_is_switched_off(full):
     drawn(full, seed=3)
     assert full.screen.words == "blue 3"
@@ -741,6 +759,19 @@ def test_save_writes_a_file_of_its_own_each_time(panel, tmp_path, monkeypatch):
     names = {"a-fox-in-the-snow-seed0.png", "a-fox-in-the-snow-seed0-2.png", "mine.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert Image.open("a-fox-in-the-snow-seed0.png").getpixel((0, 0)) == panel.result.images[0].getpixel((0, 0))
+
+
+def test_saving_several_pictures_names_all_and_offers_the_one_on_screen(panel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel.controls["prompt"].value = "a fox"
+    drawn(panel, num_images=3)
+    panel.choose(1)
+    for stem in ("a-fox-seed0", "a-fox-seed0-2"):
+        panel.controls["save"].click()
+        names = [f"{stem}-{number}.png" for number in (1, 2, 3)]
+        assert idle(panel).status == f"Saved as {', '.join(names)}"
+        assert panel.screen.file_name == names[1]
+        assert Image.open(names[1]).getpixel((0, 0)) == panel.result.images[1].getpixel((0, 0))
 
 
 def test_four_saves_at_once_write_four_files(panel, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import lcm_nb
 from lcm_nb import pictures as images
@@ -50,6 +50,12 @@ def test_transparency_turns_white(mode):
     assert images.read_image(encoded(image)).getpixel((3, 3)) == (255, 255, 255)
 
 
+def text_of(letters: int) -> PngImagePlugin.PngInfo:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("comment", "a" * letters, zip=True)
+    return chunks
+
+
 def refusals(picture):
     whole = encoded(picture)
     return {
@@ -59,6 +65,8 @@ def refusals(picture):
         "is damaged": whole[: len(whole) // 2],
         "is no picture; give a path": 7,
         "megapixels": encoded(Image.new("1", (9000, 9000))),
+        "too many pixels; at most 40 megapixels": encoded(Image.new("1", (20000, 20000))),
+        "carries a text of megabytes; save it anew": encoded(picture, pnginfo=text_of(2_000_000)),
         "at least 16": encoded(Image.new("RGB", (8, 8))),
     }
 

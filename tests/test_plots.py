@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from matplotlib import pyplot as plt
@@ -75,6 +77,16 @@ def test_a_live_curve_shows_the_latest_picture():
         curve.show(Image.new("RGB", (6, 4), colour))
         assert Image.open(io.BytesIO(picture.value)).getpixel((0, 0)) == colour
     assert picture.layout.display == ""
+
+
+def test_without_matplotlib_there_is_one_sentence():
+    code = "import sys; sys.modules['matplotlib'] = None; import lcm_nb.tutorial.plots"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: Plots need the package matplotlib: `pip install matplotlib`, then restart the kernel."
+    )
+    assert "During handling" not in done.stderr
 
 
 def test_the_running_mean_is_of_the_last_tenth():

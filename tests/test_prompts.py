@@ -59,7 +59,7 @@ def lines():
 
 
 def test_a_run_says_it_in_its_note_and_nowhere_else(studio, lines):
-    result = studio._generate(prompt="fox " * 100, num_inference_steps=1)
+    result = studio.draw(prompt="fox " * 100, num_inference_steps=1)
     assert result.note.startswith("the prompt has 102 tokens, and the model reads 40; not read: 'fox fox")
     assert lines == []
     studio.pipe("owl " * 100, num_inference_steps=1)  # another: what was encoded once is remembered

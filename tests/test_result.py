@@ -31,7 +31,7 @@ def loads(monkeypatch) -> list:
     """What is loaded: nothing, where a file is refused."""
     loaded = []
 
-    def load(plan, profile, runtime, device, commits):
+    def load(plan, profile, runtime, device, faster, record):
         loaded.append(profile)
         return studio_with(Dice(), plan.section.name)
 
@@ -151,6 +151,8 @@ BAD_FACTS = {
     "commit": (lambda f: f["checkpoints"]["base"].update(revision="../x"), "checkpoints is"),
     "versions": (lambda f: f.update(versions={"torch": 2}), "versions is"),
     "picture": (lambda f: f.update(picture=True), "picture is True"),
+    "dtype": (lambda f: f.update(dtype="int8"), "dtype is 'int8'"),
+    "measures": (lambda f: f.update(measures="tiny-vae"), "measures is 'tiny-vae'"),
     "picture 3": (lambda f: f.update(picture=3), "picture 4 of 1"),
     "prompt": (lambda f: f["settings"].update(prompt="x" * 50_000), "prompt has 50,000 characters"),
     "steps": (lambda f: f["settings"].update(num_inference_steps=10**6), "cannot be drawn: num_inference_steps is"),

@@ -8,8 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig
 from PIL import Image
 
+import lcm_nb
 from lcm_nb.models.checkpoints import checkpoints
 from lcm_nb.models.plans import plan_for
 from lcm_nb.runtimes.runtime import Call, Drawing, Geometry
@@ -80,7 +83,7 @@ def test_what_the_model_did_not_read_is_noted_once_for_all_pictures():
         def draw(self, call, on_step):
             return replace(super().draw(call, on_step), note="not read: 'x'")
 
-    assert studio_with(Cuts(), "text-to-image")._generate(num_images=3).note == "not read: 'x'"
+    assert studio_with(Cuts(), "text-to-image").draw(num_images=3).note == "not read: 'x'"
 
 
 def test_a_deep_picture_is_noted():
@@ -109,14 +112,22 @@ def test_a_damaged_picture_is_refused_before_a_sweep_draws(tmp_path, picture):
     assert runtime.calls == []
 
 
-def test_a_picture_is_decoded_once_a_draw(tmp_path, picture, monkeypatch):
-    """Its header is looked at when settings are checked; the pixels come in when it is drawn."""
+def test_a_picture_is_decoded_once_for_many_runs(tmp_path, picture, monkeypatch):
+    """Its header is looked at when settings are checked; the pixels come in when it is drawn, and when it changes."""
     path, decoded = tmp_path / "picture.png", []
     picture.resize((64, 64)).save(path)
     load = Image.Image.convert
     monkeypatch.setattr(Image.Image, "convert", lambda image, *a, **k: decoded.append(1) or load(image, *a, **k))
-    studio_with(Dice()).generate(image=path)
+    studio = studio_with(Dice())
+    first = studio.generate(image=path)
     assert len(decoded) == 1
+    first.source.paste("red", (0, 0, 64, 64))  # a reader's own copy
+    second = studio.generate(image=path, seed=1)
+    assert len(decoded) == 1
+    assert second.source.getextrema() != first.source.getextrema()
+    Image.new("RGB", (64, 64), "blue").save(path)
+    assert studio.generate(image=path).source.getpixel((0, 0)) == (0, 0, 255)
+    assert len(decoded) == 2
 
 
 # -- who may run --------------------------------------------------------------------------
@@ -160,11 +171,11 @@ def test_one_who_waits_may_give_up():
     begun.wait(10)
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        studio._generate(waiting=give_up)
+        studio.draw(waiting=give_up)
     assert time.monotonic() - start < 1
     end.set()
     thread.join()
-    assert studio._generate(waiting=give_up).seeds == [0]  # nobody is waited for
+    assert studio.draw(waiting=give_up).seeds == [0]  # nobody is waited for
 
 
 def _draw_in_child(studio, told):
@@ -238,3 +249,36 @@ def test_a_prompt_is_encoded_once_and_the_pixels_are_the_same(studio, monkeypatc
     assert np.array_equal(np.asarray(first.image), np.asarray(second.image))
     other = studio.generate(**settings | {"prompt": "another"})
     assert len(encoded) == 2 * once and not np.array_equal(np.asarray(first.image), np.asarray(other.image))
+
+
+@pytest.fixture
+def own_studio():
+    """A studio whose text encoder the test may change."""
+    return lcm_nb.load("text-to-image", profile="mini")
+
+
+def test_a_lora_on_a_text_encoder_is_seen_at_every_scale(own_studio):
+    encoder, draw = own_studio.pipe.text_encoder, lambda: np.asarray(own_studio.generate(num_inference_steps=1).image)
+    plain = draw()
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    encoder.add_adapter(config, "own")
+    with_lora = draw()
+    encoder.disable_adapters()
+    without = draw()
+    encoder.enable_adapters()
+    again = draw()
+    for layer in encoder.modules():
+        if hasattr(layer, "scale_layer"):
+            layer.scale_layer(3.0)
+    stronger = draw()
+    assert not np.array_equal(plain, with_lora) and not np.array_equal(with_lora, stronger)
+    assert np.array_equal(plain, without) and np.array_equal(with_lora, again)
+
+
+def test_changed_weights_of_a_text_encoder_are_seen(own_studio):
+    draw = lambda: np.asarray(own_studio.generate(num_inference_steps=1).image)  # noqa: E731
+    plain = draw()
+    with torch.no_grad():
+        next(own_studio.pipe.text_encoder.parameters()).mul_(1.5)
+    assert not np.array_equal(plain, draw())

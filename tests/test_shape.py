@@ -11,12 +11,12 @@ import torch
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
 
 from lcm_nb.models.judge import load
+from lcm_nb.models.vocabulary import SUBJECTS
 from lcm_nb.training import blind, data, shape, sharpen, unpack
 from lcm_nb.training.autoencoder import build
 from lcm_nb.training.loop import Settings
 from lcm_nb.training.scenes import GRADES, LANDSCAPES, Painter
 from lcm_nb.tutorial.captions import Scene
-from lcm_nb.tutorial.vocabulary import SUBJECTS
 
 HEAD = '<circle cx="16" cy="17" r="12" fill="#c63"/><path d="M4 4L13 8L6 15Z" fill="#752"/><path d="M28 4L19 8L26 15Z"'
 FACE = ' fill="#752"/><circle cx="11" cy="15" r="2"/><circle cx="21" cy="15" r="2"/><path d="M10 22H20V25H10Z"/>'

@@ -290,7 +290,7 @@ def test_threads_that_share_a_studio_get_the_right_pictures(studio):
 @pytest.fixture
 def saved(studio, tmp_path):
     """A result, and the PNG it was saved to."""
-    result = studio.generate(prompt="a cute fox, 8k: \u00fcber\nsecond line", num_inference_steps=2, seed=21)
+    result = studio.draw(prompt="a cute fox, 8k: \u00fcber\nsecond line", num_inference_steps=2, seed=21)
     return result, result.save(tmp_path / "fox.png")
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_
 from lcm_nb.models.checkpoints import MINI
 from lcm_nb.models.device import DTYPE_ARGUMENT
 from lcm_nb.models.judge import Judge
+from lcm_nb.models.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS, plural
 from lcm_nb.training import (
     card,
     data,
@@ -38,8 +39,7 @@ from lcm_nb.training.__main__ import STAGES, main
 from lcm_nb.training.rows import Rows
 from lcm_nb.training.styles import STYLES
 from lcm_nb.tutorial import measure
-from lcm_nb.tutorial.captions import labels, plural, scene_at, styled_scene_at
-from lcm_nb.tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SETTINGS, SUBJECTS, SYNONYMS
+from lcm_nb.tutorial.captions import labels, scene_at, styled_scene_at
 
 COUNT = 400  # scenes looked at
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .device import DTYPE_ARGUMENT, resolve_device, resolve_profile, weights_dtype
+from .device import DTYPE_ARGUMENT, computes_bfloat16, resolve_device, resolve_profile, weights_dtype
 from .plans import MAIN, Plan, plan_for
 
 if TYPE_CHECKING:
@@ -25,10 +25,15 @@ class _Name(str):
 
 @dataclass(frozen=True)
 class Server:
-    """The server that draws: its address, its device, and what it has, for the files that are saved."""
+    """The server that draws: its address, its device, and what it has, for the files that are saved.
+
+    ``dtype`` is the name of its weights', e.g. "torch.float32", and ``computes`` of what it computes in.
+    """
 
     address: str
     device_name: str
+    dtype: str
+    computes: str
     hashes: Mapping[str, Mapping[str, str]]
     versions: Mapping[str, str]
 
@@ -74,6 +79,14 @@ class Checkpoints:
     def parts(self) -> dict[str, str]:
         """Return the names of what is loaded, by part."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
+
+    @property
+    def computes(self) -> str:
+        """Return what the networks compute in: "float32", "bfloat16" or "float16"."""
+        if self.server:
+            return self.server.computes
+        inside = self.runtime == "openvino" and computes_bfloat16()  # and takes and gives float32
+        return "bfloat16" if inside else str(self.dtype).removeprefix("torch.")
 
     @property
     def loading(self) -> dict[str, dict[str, Any]]:
@@ -134,9 +147,8 @@ def guide_checkpoints(plan: Plan, device: str, server: Server | None = None) -> 
     if "lcm_lora" in sources:
         names["lcm_lora_file"] = sources["lcm_lora"].files[0]
     return replace(
-        _common(plan, device, server),
+        _common(plan, device, "guide", server),
         **names,
-        profile="guide",
         styles=plan.styles,
         detect_side=plan.detect_side,
         variants={part: source.variant for part, source in sources.items() if source.variant},
@@ -157,28 +169,24 @@ def mini_checkpoints(plan: Plan, device: str, folder: Path = MINI, server: Serve
             f"The mini profile has no {plan.model.name!r}; use profile='guide' for it, or leave model out."
         )
     names: dict[str, Any] = {part: str(folder / place) for part, place in plan.mini.items()}
-    return replace(_common(plan, device, server), **names, styles=plan.section.styles)
+    return replace(_common(plan, device, "mini", server), **names, styles=plan.section.styles)
 
 
-def _common(plan: Plan, device: str, server: Server | None) -> Checkpoints:
+def _common(plan: Plan, device: str, profile: str, server: Server | None) -> Checkpoints:
     own = {part: plan.sources[part].subfolder for part in ("unet", "controlnet", "adapter") if part in plan.sources}
+    dtype: Any = _Name(server.dtype) if server else weights_dtype(device, profile)  # torch is not needed for a name
     return Checkpoints(
         base="",
-        dtype=_server_dtype(device) if server else weights_dtype(device),
+        dtype=dtype,
         server=server,
         device=device,
-        profile="mini",
+        profile=profile,
         model=plan.model.name,
         family=plan.family,
         scheduler=plan.model.scheduler,
         scheduler_options=plan.model.scheduler_options,
         subfolders={part: folder for part, folder in own.items() if folder},
     )
-
-
-def _server_dtype(device: str) -> Any:
-    """Return the name of what a server computes in, for which torch is not needed."""
-    return _Name("torch.float32" if device.startswith("cpu") else "torch.float16")
 
 
 def peft_problem(names: Checkpoints) -> str:

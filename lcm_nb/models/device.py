@@ -99,11 +99,13 @@ def computes_bfloat16() -> bool:
     )
 
 
-def weights_dtype(device: str) -> "torch.dtype":
-    """Return float16 for GPUs; CPUs compute it slowly or not at all."""
+def weights_dtype(device: str, profile: str = "mini") -> "torch.dtype":
+    """Return float16 for GPUs, float32 for CPUs, and bfloat16 for the guide's models on CPUs that compute it."""
     import torch
 
-    return torch.float32 if device.startswith("cpu") else torch.float16
+    if not device.startswith("cpu"):
+        return torch.float16
+    return torch.bfloat16 if profile == "guide" and computes_bfloat16() else torch.float32
 
 
 def reuse_memory() -> None:

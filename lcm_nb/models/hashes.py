@@ -13,7 +13,7 @@ from pathlib import Path
 from ..files import replace
 from .checkpoints import MINI, Checkpoints
 from .hub import weight_hashes
-from .plans import FP16_VAE, Source, plan_for
+from .plans import Source, other_vaes, plan_for
 
 
 def checkpoint_hashes(section: str, names: Checkpoints) -> dict[str, dict[str, str]]:
@@ -22,7 +22,9 @@ def checkpoint_hashes(section: str, names: Checkpoints) -> dict[str, dict[str, s
         return {part: dict(made) for part, made in names.server.hashes.items()}
     if names.profile == "mini":
         return {part: _of_folder(Path(place)) for part, place in names.parts.items()}
-    sources = {**plan_for(section, names.model).sources, "vae": FP16_VAE}
+    sources = dict(plan_for(section, names.model).sources)
+    if names.vae:
+        sources["vae"] = other_vaes()[names.vae]
     return {part: _of_source(sources[part], names.revisions[part]) for part in names.parts}
 
 
@@ -82,7 +84,7 @@ def check_family(parts: Iterable[str] | None = None, folder: Path = MINI) -> Non
     chosen = None if parts is None else [Path(part).relative_to(folder).parts for part in parts]
     hashes = {
         name: wanted
-        for name, wanted in _listed(folder).items()
+        for name, wanted in listed(folder).items()
         if chosen is None or any(Path(name).parts[: len(part)] == part for part in chosen)
     }
     with ThreadPoolExecutor(READERS) as pool:
@@ -108,7 +110,7 @@ def family_problem(folder: Path = MINI) -> str:
     return ""
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def listed(folder: Path) -> dict[str, str]:
     """Return file -> SHA-256 as it was shipped."""
     try:
         hashes = json.loads((folder / LIST).read_bytes())

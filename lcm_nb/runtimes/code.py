@@ -26,9 +26,15 @@ def loras(names: Checkpoints) -> list[Lora]:
     ]
 
 
+def own_parts(names: Checkpoints) -> dict[str, str]:
+    """Return the parts that are loaded on their own, and the names of their diffusers classes."""
+    kinds = PARTS | ({"vae": "AutoencoderTiny"} if "tiny-vae" in names.measures else {})
+    return {part: kind for part, kind in kinds.items() if part in names.parts}
+
+
 def plain_code(section: Section, names: Checkpoints, geometry: Geometry, settings: Mapping[str, object]) -> str:
     """Return plain diffusers code with which the section draws the picture of complete ``settings``."""
-    pipeline, parts = section.pipelines[names.family], {name: PARTS[name] for name in PARTS if name in names.parts}
+    pipeline, parts = section.pipelines[names.family], own_parts(names)
     lines = [*_imports(section, sorted({pipeline, names.scheduler, *parts.values()}), settings), ""]
     lines += [*_loading(section, names, parts), *_loras(loras(names), settings), *_measures(names)]
     lines += [*_picture(section, names, geometry, settings), "", *_call(section, settings)]
@@ -78,6 +84,7 @@ def _loras(found: Sequence[Lora], settings: Mapping[str, object]) -> list[str]:
 def _measures(names: Checkpoints) -> list[str]:
     lines = {
         "slicing": "pipe.vae.enable_slicing()",
+        "compile": "pipe.unet.compile_repeated_blocks(fullgraph=True)",
         "offload": f"pipe.enable_model_cpu_offload(device={names.device!r})",
     }
     return [line for measure, line in lines.items() if measure in names.measures]

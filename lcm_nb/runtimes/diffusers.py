@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ..models.checkpoints import Checkpoints
 from ..models.device import DTYPE_ARGUMENT
 from ..sections.section import Section
-from .code import LCM_LORA, PARTS, loras, plain_code
+from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
@@ -53,8 +53,7 @@ class DiffusersRuntime:
     def __init__(self, section: Section, names: Checkpoints, pipe: DiffusionPipeline):
         self.section, self.names, self.pipe = section, names, pipe
         self._quick: Decode | None = None
-        self._texts = remember_texts(pipe)
-        self._scales: Mapping[str, float] = {}  # of the style LoRAs, when these were encoded
+        remember_texts(pipe)
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -68,9 +67,6 @@ class DiffusersRuntime:
         picture = {"image": call.image} if call.image is not None else {}
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
-        if call.scales != self._scales:  # a style may act on text encoders, too
-            self._texts.clear()
-            self._scales = dict(call.scales)
         styles = scaled(self.pipe, self.section, self.names, call.scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
@@ -164,8 +160,7 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     """Return a section's stock pipeline on its device, with its scheduler and all LoRAs."""
     parts = {
         part: getattr(diffusers, kind).from_pretrained(names.parts[part], **names.options(part))
-        for part, kind in PARTS.items()
-        if part in names.parts
+        for part, kind in own_parts(names).items()
     }
     kind = getattr(diffusers, section.pipelines[names.family])
     pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
@@ -176,6 +171,8 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     _check_loaded(pipe, names, scheduler)
     if "slicing" in names.measures:
         pipe.vae.enable_slicing()
+    if "compile" in names.measures:
+        pipe.unet.compile_repeated_blocks(fullgraph=True)
     if names.device.startswith("mps") and psutil.virtual_memory().total < SMALL_MAC:
         pipe.enable_attention_slicing()
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
@@ -242,18 +239,19 @@ def scaled(
 # -- texts ----------------------------------------------------------------------------
 
 
-def remember_texts(pipe: Any) -> dict[str, Any]:
-    """Let a pipeline remember what its text encoders made of the last prompts, to the bit, and return where it does.
+def remember_texts(pipe: Any) -> None:
+    """Let a pipeline remember what its text encoders made of the last prompts, to the bit.
 
     With model CPU offload the encoders stay where they are, then. What is no plain value, such as a tensor given
-    instead of a prompt, is not remembered.
+    instead of a prompt, is not remembered. Whoever changes an encoder, its weights or the LoRAs on it, has its
+    prompts encoded anew.
     """
     known: dict[str, Any] = {}
     encode = pipe.encode_prompt
 
     @functools.wraps(encode)
     def encode_prompt(*arguments: Any, **options: Any) -> Any:
-        encoders = [id(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2", "tokenizer")]
+        encoders = [_state(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2", "tokenizer")]
         leaves, spec = tree_flatten((arguments, options))
         if not all(leaf is None or isinstance(leaf, (str, bool, int, float, torch.device)) for leaf in leaves):
             return encode(*arguments, **options)
@@ -265,7 +263,16 @@ def remember_texts(pipe: Any) -> dict[str, Any]:
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, made)
 
     pipe.encode_prompt = encode_prompt
-    return known
+
+
+def _state(encoder: Any) -> list[Any]:
+    """Return what is another when an encoder, its weights, or the LoRAs on it are."""
+    if not isinstance(encoder, torch.nn.Module):
+        return [id(encoder)]
+    weights = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in encoder.parameters()]
+    layers = [module for module in encoder.modules() if hasattr(module, "active_adapters")]  # peft's
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    return [id(encoder), weights, [[getattr(layer, name, None) for name in names] for layer in layers]]
 
 
 # -- watching a run -------------------------------------------------------------------

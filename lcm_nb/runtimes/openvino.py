@@ -18,7 +18,6 @@ from huggingface_hub import constants
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..models.checkpoints import Checkpoints
-from ..models.device import computes_bfloat16
 from ..sections.section import Section
 from .code import LCM_LORA
 from .diffusers import DiffusersRuntime, enough_memory, load_pipeline
@@ -52,7 +51,7 @@ def load(section: Section, names: Checkpoints) -> OpenVinoRuntime:
             f"runtime {names.runtime!r} cannot change the scales of {' and '.join(names.styles)}: "
             f"load {section.name} with runtime='diffusers'."
         )
-    precision = "bf16" if computes_bfloat16() and names.runtime == "openvino" else "f32"
+    precision = "bf16" if names.computes == "bfloat16" else "f32"
     with enough_memory("Close other programs, choose a smaller model, or use profile='mini'."):
         pipe: Any = load_pipeline(section, names)
         pipe.set_progress_bar_config(disable=True)

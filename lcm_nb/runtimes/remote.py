@@ -14,7 +14,7 @@ from PIL import Image
 from ..files import shown
 from ..models.checkpoints import Checkpoints, Server, guide_checkpoints, mini_checkpoints
 from ..models.device import TOKEN
-from ..models.plans import FP16_VAE, Plan, plan_for
+from ..models.plans import VAES, Plan, plan_for
 from ..pictures import encode_image, read_image
 from ..protocol import MAX_EVENT, PROTOCOL, Event, Job, pack, read_line
 from ..sections.section import Section
@@ -273,11 +273,12 @@ def connect(section: str, wanted: Mapping[str, str | None], address: str, token:
 
 
 def _names(plan: Plan, about: Mapping[str, Any], address: str) -> Checkpoints:
-    server, device = Server(address, about["device_name"], about["hashes"], about["versions"]), about["device"]
+    server = Server(address, *(about[name] for name in ("device_name", "dtype", "computes", "hashes", "versions")))
+    device = about["device"]
     if about["profile"] == "mini":
         names = mini_checkpoints(plan, device, server=server)
     else:
         names = guide_checkpoints(plan, device, server)
-        if "fp16-vae" in about["measures"]:
-            names = replace(names, vae=FP16_VAE.repo)
+        if vae := next((VAES[measure][plan.family] for measure in about["measures"] if measure in VAES), None):
+            names = replace(names, vae=vae.repo)
     return replace(names, measures=tuple(about["measures"]), revisions=about["revisions"], runtime=about["runtime"])

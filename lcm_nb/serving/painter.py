@@ -49,6 +49,8 @@ class Painter:
         return {
             **{name: getattr(names, name) for name in ("profile", "model", "device", "runtime")},
             "device_name": device_name(names.device),
+            "dtype": str(names.dtype),
+            "computes": names.computes,
             "measures": list(names.measures),
             "revisions": dict(names.revisions),
             "geometry": [geometry.side, geometry.multiple],

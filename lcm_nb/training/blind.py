@@ -14,9 +14,9 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..models.vocabulary import SYNONYMS
 from ..tutorial.captions import scene_at
 from ..tutorial.measure import SEED, generate
-from ..tutorial.vocabulary import SYNONYMS
 from . import data
 from .loop import Settings
 from .measure_samplers import arrange, load_pipelines

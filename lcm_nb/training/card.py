@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from ..models.vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 from ..sections.style_lora import STYLES
 from ..tutorial.measure import GUIDANCE
-from ..tutorial.vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
 from .measure_samplers import TEACHER_GUIDANCE, TRIAL_STEPS

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..models.vocabulary import COLOURS, PLAIN, SUBJECTS
 from ..tutorial.captions import Scene
-from ..tutorial.vocabulary import COLOURS, PLAIN, SUBJECTS
 
 CANVAS = 256  # scenes are laid out on a canvas of this many pixels, then resized
 SPRITE = 192

@@ -6,8 +6,8 @@
 import cv2
 import numpy as np
 
+from ..models.vocabulary import PLAIN
 from ..tutorial.captions import Scene
-from ..tutorial.vocabulary import PLAIN
 from .scenes import CANVAS, LANDSCAPES, Painter, placements
 
 TALL = ("evergreen-tree", "deciduous-tree", "palm-tree", "cactus")

@@ -11,9 +11,9 @@ from torch import nn
 from tqdm import tqdm
 
 from ..models.judge import Judge
+from ..models.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 from ..tutorial.captions import labels, scene_at, styled_scene_at
 from ..tutorial.measure import accuracies, as_batch, judge_pictures
-from ..tutorial.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, SUBJECTS
 from . import data
 from .loop import Settings, make_accelerator, train
 from .scenes import Painter

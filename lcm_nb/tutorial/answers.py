@@ -15,6 +15,8 @@ from numbers import Real
 
 import numpy as np
 
+from . import progress
+
 LONGEST = 60  # characters of an answer that a sentence repeats
 LARGEST = 10**12  # of a count; no exercise has one near it
 MOST = 1000  # entries of a list; there are no more timesteps
@@ -27,8 +29,9 @@ class NotYet(Exception):
 class Verdict:
     """What a checker returns: true if the answer is right. A notebook shows nothing of it, the line is printed."""
 
-    def __init__(self, right: bool):
+    def __init__(self, right: bool, *, tried: bool = True):
         self._right = right
+        self.tried = tried
 
     def __bool__(self):
         return self._right
@@ -41,14 +44,17 @@ class Verdict:
 
 
 def checker(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
-    """Let a checker's ``NotYet`` be a printed line."""
+    """Let a checker's ``NotYet`` be a printed line, and an ``exercise`` that is named be noted for ``progress``."""
 
     @wraps(check)
-    def checked(*arguments, **options) -> Verdict:
+    def checked(*arguments, exercise: str | None = None, **options) -> Verdict:
         try:
-            return check(*arguments, **options)
+            verdict = check(*arguments, **options)
         except NotYet as why:
-            return not_yet(str(why))
+            verdict = not_yet(str(why))
+        if exercise:
+            progress.note(exercise, tried=verdict.tried, right=bool(verdict))
+        return verdict
 
     return checked
 
@@ -77,7 +83,7 @@ def right(message: str) -> Verdict:
 
 def _say(word: str, message: str) -> Verdict:
     print(f"{word}: {message}")
-    return Verdict(word == "Right")
+    return Verdict(word == "Right", tried=word != "Hint")
 
 
 def untouched(answer: object) -> bool:
@@ -157,6 +163,15 @@ def prompt(answer: object) -> str:
         return str(answer)
     what = "an empty text" if isinstance(answer, str) else _kind(answer)
     raise NotYet(f"{shown(answer)} is {what}; write a text with at least one word, in quotes.")
+
+
+def letter(answer: object, choices: str) -> str:
+    """Return an answer as one of some letters; ``NotYet`` if it is none of them."""
+    text = answer.strip(" ().:'\"").lower() if isinstance(answer, str) else ""
+    if len(text) == 1 and text in choices:
+        return text
+    named = ", ".join(f'"{each}"' for each in choices[:-1])
+    raise NotYet(f'{shown(answer)} is none of the choices; write {named} or "{choices[-1]}", with the quotes.')
 
 
 def call(function: object, *arguments: object) -> object:

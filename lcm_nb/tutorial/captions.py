@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .vocabulary import (
+from ..models.vocabulary import (
     BACKGROUNDS,
     COLOURS,
     FILLERS,
@@ -22,6 +22,7 @@ from .vocabulary import (
     SETTINGS,
     SUBJECTS,
     SYNONYMS,
+    plural,
 )
 
 HELD_OUT_SHARE = 16  # one label combination in so many is never trained on
@@ -134,15 +135,6 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.3:
         rng.shuffle(tail)
     return ", ".join([lead + text, *tail])
-
-
-def plural(name: str) -> str:
-    """Return the plural of a subject's name."""
-    irregular = {"mouse": "mice", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "butterfly": "butterflies"}
-    irregular |= {"fairy": "fairies", "cherry": "cherries", "strawberry": "strawberries"}
-    if name in irregular:
-        return irregular[name]
-    return name + ("es" if name.endswith(("s", "x", "ch")) else "s")
 
 
 def _pick(rng: np.random.Generator, options: tuple) -> str:

@@ -1,9 +1,10 @@
-"""Checkers for the exercises of the notebooks.
+"""Checkers for the exercises and the questions of the notebooks.
 
 A checker computes the truth (from the scheduler, a measured run, or the judge), prints
 one line that begins "Hint", "Not yet" or "Right", and returns whether the answer is right.
 An answer still left at ``None`` or ``...`` gets the hint, so an untouched notebook runs;
 whatever else stands there gets a sentence about itself (:mod:`lcm_nb.tutorial.answers`).
+With ``exercise="E1.1"`` a checker also notes the try for :func:`progress`.
 """
 
 import json
@@ -16,8 +17,10 @@ import numpy as np
 from . import answers
 from .answers import NotYet, Verdict, checker, hint, not_yet, number, right, untouched, whole
 from .answers import silently as silently  # for the solutions
+from .progress import note
+from .progress import progress as progress  # for readers
+from .questions import FIGURES, QUESTIONS
 
-FIGURES = Path(__file__).parents[1] / "mini" / "figures.json"  # of the model card
 LABELS = ("subject", "background", "palette", "medium")
 # Settings with which a section shows what a fit prompt asks for: is the prompt at fault, or the setting?
 FIT = {
@@ -26,6 +29,30 @@ FIT = {
     "controlnet": {"controlnet_conditioning_scale": 1.0},
     "t2i-adapter": {"adapter_conditioning_scale": 1.2, "adapter_conditioning_factor": 1.0},
 }
+
+
+@checker
+def predict(question: str, answer: str | None) -> Verdict:
+    """Check the answer to a question that stands before a run, and help more with each wrong try.
+
+    Parameters
+    ----------
+    question
+        Its number, "P1.1" to "P8.2".
+    answer
+        A letter.
+    """
+    asked = QUESTIONS.get(question)
+    if asked is None:
+        raise ValueError(f"there is no question {answers.shown(question)}; the last one is {list(QUESTIONS)[-1]}.")
+    if untouched(answer):
+        note(question, tried=False, right=False)
+        return hint("write the letter of your choice for None and run this cell; or go on, and see.")
+    given = answers.letter(answer, asked.choices)
+    tries = note(question, tried=True, right=given == asked.letter).tries
+    if given == asked.letter:
+        return right(asked.why)
+    return not_yet(asked.hints[min(tries, len(asked.hints)) - 1])
 
 
 @checker

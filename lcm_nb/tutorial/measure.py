@@ -23,8 +23,8 @@ from torch import nn
 from ..models import judge
 from ..models.checkpoints import MINI
 from ..models.judge import Judge
+from ..models.vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN
 from .captions import labels, scene_at
-from .vocabulary import BACKGROUNDS, MEDIUMS, PALETTES, PLAIN
 
 SEED = 2_000_003  # of pictures: number i starts from SEED + i
 CASES_SEED = 5_000_011  # captions that neither training nor a table of the model card sees

@@ -8,10 +8,15 @@ import io
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 from PIL import Image
+
+try:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    package = (error.name or "").partition(".")[0]
+    raise ImportError(f"Plots need the package {package}: `pip install {package}`, then restart the kernel.") from None
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")
 _CYCLE = mpl.cycler(color=_COLOURS, marker=list("osD^vX"), linestyle=["-", "--", "-.", ":", "-", "--"])

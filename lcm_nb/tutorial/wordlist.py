@@ -4,7 +4,7 @@ import html
 import textwrap
 from collections.abc import Iterator
 
-from .vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
+from ..models.vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 
 
 class Words(dict):

@@ -9,8 +9,11 @@ from ..settings import Setting
 from .compare import label_of
 from .inputs import ImageInput
 
+Options = tuple[tuple[str, str], ...]  # of a menu: what it shows, and the value
+
 TOOLTIP = "tooltip" if hasattr(widgets.DOMWidget, "tooltip") else "description_tooltip"  # ipywidgets 8, or Colab's 7
 SEVERAL = 4  # values that "try several" draws
+EARLIER = 12  # prompts drawn before that the menu of prompts holds
 
 
 class Refused(traitlets.TraitError, ValueError):
@@ -122,7 +125,7 @@ def buttons(settings: Mapping[str, Setting], examples: Iterable[str], *, judge: 
     }
     if examples := list(examples):
         choices = [("choose a prompt …", ""), *((text, text) for text in examples)]
-        made["examples"] = _menu("examples", choices, "Prompts that this model draws well", "")
+        made["examples"] = _menu("examples", choices, "Prompts that this model draws well, and those that you drew", "")
     if judge:
         made["judge"] = _toggle("judge", "Say under the picture what a small classifier sees in it", value=True)
     return made
@@ -136,6 +139,16 @@ def several(spec: Setting, now: float) -> list:
     grid = [low + round((high - low) * i / (SEVERAL - 1) / spec.step) * spec.step for i in range(SEVERAL)]
     kind = type(spec.default)
     return list(dict.fromkeys(kind(round(min(value, high), 10)) for value in grid))
+
+
+def with_prompt(options: Options, prompt: str, examples: Iterable[str]) -> Options:
+    """Return the menu of prompts with one that was drawn: examples first, then the others, the newest first."""
+    first = {"", *examples}
+    if prompt in first:
+        return options
+    head = [option for option in options if option[1] in first]
+    earlier = [option for option in options if option[1] not in first and option[1] != prompt]
+    return (*head, (f"↺ {' '.join(prompt.split())}", prompt), *earlier[: EARLIER - 1])
 
 
 def close_tree(widget: widgets.Widget) -> None:

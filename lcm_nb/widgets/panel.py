@@ -17,9 +17,10 @@ from pathlib import Path
 import ipywidgets as widgets
 from IPython.display import display
 
+from ..files import names
 from ..settings import Setting, slug
 from .compare import label_of, say
-from .controls import buttons, close_tree, control_for, several
+from .controls import buttons, close_tree, control_for, several, with_prompt
 from .history import Drawn
 from .inputs import ImageInput
 from .mailbox import Mailbox
@@ -88,7 +89,7 @@ class Panel(widgets.VBox):
     """
 
     def __init__(self, settings: Mapping[str, Setting], **hooks):
-        self.specs, self._hooks = settings, Hooks(**hooks)
+        self.specs, self._hooks = settings, Hooks(**hooks | {"examples": tuple(hooks.get("examples", ()))})
         self._mailbox, self._previews = Mailbox(), Previews()
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -322,16 +323,21 @@ class Panel(widgets.VBox):
             self._set({name: text})  # the last letters may still be under way
         self._on_run()
 
+    def _remember_prompt(self, prompt: str) -> None:
+        """Put a prompt that was drawn into the menu of prompts, the newest above."""
+        if menu := self.controls.get("examples"):
+            menu.options = with_prompt(menu.options, prompt, self._hooks.examples)
+
     def _on_example(self, change) -> None:
         if change.new:
             self.controls["prompt"].value = change.new
 
     def _on_save(self) -> None:
-        result = self.result
-        if result is None:
+        shot = self._stage.shown
+        if shot is None:
             self._stage.tell("Not saved: There is no picture to save yet; press Run first.", "error")
         else:
-            self._errand(f"save {next(self._errands)}", "Not saved", lambda: self._keep(result))
+            self._errand(f"save {next(self._errands)}", "Not saved", lambda: self._keep(shot))
 
     def _roll(self) -> None:
         self.controls["seed"].value = _new_seed()
@@ -425,6 +431,7 @@ class Panel(widgets.VBox):
             self._source = self._source_of(shot.settings)
             self._stage.show(shot, row, busy=busy)
             self._stage.remember(drawn)
+        self._remember_prompt(str(shot.settings.get("prompt", "")))
         if busy:
             self._stage.list_small()
         else:
@@ -439,9 +446,13 @@ class Panel(widgets.VBox):
         self._set(self._hooks.read(content))
         self.run()
 
-    def _keep(self, result) -> None:
-        path = result.save(_name(result.settings))
-        self._stage.tell(f"Saved as {path}", "done", file=path.read_bytes(), file_name=path.name)
+    def _keep(self, shot: Shot) -> None:
+        """Save all pictures of a result; the one on screen is offered to the browser."""
+        first = shot.drawn.result.save(_name(shot.settings))
+        count = len(shot.drawn.images)
+        paths = [first] if count == 1 else names(first.with_stem(first.stem.removesuffix("-1")), count)
+        told, path = ", ".join(map(str, paths)), paths[shot.index]
+        self._stage.tell(f"Saved as {told}", "done", file=path.read_bytes(), file_name=path.name)
 
     # -- what is shown beside the picture ---------------------------------------------------
 

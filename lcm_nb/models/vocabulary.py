@@ -1,8 +1,12 @@
-"""What the mini family can draw, as plain data.
+"""What the mini family can draw, as plain data, and which words of a prompt it does not know.
 
 Every name is a word that people may type. Icon names are those of the
 MIT-licensed Fluent Emoji flat set (npm package ``@iconify-json/fluent-emoji-flat``).
 """
+
+import re
+from collections.abc import Iterable
+from functools import cache
 
 # Subject -> icon. "cyborg" and "mona lisa" are composed in training/scenes.py from the icons named here.
 SUBJECTS = {
@@ -220,3 +224,53 @@ FILLERS = (
 )
 
 BACKGROUNDS = (*SETTINGS, *PLAIN)
+
+# What else stands in captions, and words that ask for nothing to be seen.
+FRAME = ("self-portrait", "two", "a plain background")
+SMALL = (
+    "a an the this that these those some and or but with without of in on at by to from into onto for as near over "
+    "under behind beside between i me my it its he his she her they their you your who which is are be being was were "
+    "has have having very so just please draw show"
+)
+
+MOST_NAMED = 5  # unknown words that a note names
+
+
+def plural(name: str) -> str:
+    """Return the plural of a subject's name."""
+    irregular = {"mouse": "mice", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "butterfly": "butterflies"}
+    irregular |= {"fairy": "fairies", "cherry": "cherries", "strawberry": "strawberries"}
+    if name in irregular:
+        return irregular[name]
+    return name + ("es" if name.endswith(("s", "x", "ch")) else "s")
+
+
+def unknown(prompt: str, styles: Iterable[str] = ()) -> str:
+    """Return in one sentence which words of a prompt no caption of the training had, "" for none.
+
+    Parameters
+    ----------
+    styles
+        Names of style LoRAs that are loaded: these words are known, too.
+    """
+    known = _known() | set(styles)
+    strange = list(dict.fromkeys(word for word in _split(prompt) if word not in known))
+    if not strange:
+        return ""
+    named = [f"{word[:24]}..." if len(word) > 24 else word for word in strange[:MOST_NAMED]]
+    more = f" and {len(strange) - MOST_NAMED} more" if len(strange) > MOST_NAMED else ""
+    words = ", ".join(f"'{word}'" for word in named) + more
+    return f"the mini family does not know {words} (lcm_nb.tutorial.words() shows what it knows)"
+
+
+def _split(text: str) -> list[str]:
+    """Return the words of a text, small, without the 's of "fox's"."""
+    return [word.lower().removesuffix("'s") for word in re.findall(r"\w+(?:'\w+)?", text.replace("’", "'"))]
+
+
+@cache
+def _known() -> frozenset[str]:
+    phrases = [*SUBJECTS, *map(plural, SUBJECTS), *BACKGROUNDS, *PALETTES, *COLOURS, *PRAISE, *OPENERS, *FILLERS]
+    for more in (SYNONYMS, SETTINGS, PALETTES, MEDIUMS):
+        phrases += [phrase for several in more.values() for phrase in several]
+    return frozenset(_split(" ".join([*phrases, *FRAME, SMALL])))
