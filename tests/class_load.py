@@ -70,7 +70,7 @@ class Client:
                 raise Cancelled
 
         try:
-            result = self.studio._generate(on_step=check, waiting=check, lane=self.studio._lane, **settings)
+            result = self.studio.draw(on_step=check, waiting=check, lane=self.studio._lane, **settings)
             self.pictures.append((key(settings), digest(result.image)))
         except Cancelled:
             pass
