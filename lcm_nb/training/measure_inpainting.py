@@ -1,6 +1,6 @@
 """Measure inpainting with the family that ships: what stays, what is drawn anew, and whether there is a seam.
 
-``python -m lcm_nb.training.measure_inpainting --cases 200`` prints the table of docs/inpainting.md. The pictures are
+``python -m lcm_nb.training.measure_inpainting --cases 200`` prints a table. The pictures are
 the mini LCM's own, of held-out captions; each gets another subject in the same place.
 """
 
