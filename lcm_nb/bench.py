@@ -140,7 +140,8 @@ def _settings(studio: Studio, steps: int) -> dict[str, Any]:
 
 def _call(studio: Studio, settings: Mapping[str, Any]) -> Call:
     complete = studio._complete(settings)
-    return studio._call(complete, 0, studio._given(studio._source(complete)[0], complete))
+    source, mask, _ = studio._source(complete)
+    return studio._call(complete, 0, source, mask, studio._given(source, mask, complete))
 
 
 def _panel(studio: Studio) -> Callable[[], None]:
@@ -195,8 +196,8 @@ def _load_plain(section: str, profile: str, model: str, device: str) -> None:
 
 
 def _draw_plain(call: Call, clock: Callable[[], float]) -> float:
-    start, picture = clock(), {"image": call.image} if call.image is not None else {}
-    _plain[0](**call.arguments, **picture, generator=torch.manual_seed(call.seed)).images[0]
+    start = clock()
+    _plain[0](**call.arguments, **call.pictures, generator=torch.manual_seed(call.seed)).images[0]
     return clock() - start
 
 

@@ -18,6 +18,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than 8 bits a colour
+CELL = 16  # pixels: the grid on which a mask counts is at most so coarse
 REDUCED = "lcm_nb:reduced"  # in a picture's ``info``: it had more than 8 bits a colour
 
 
@@ -143,6 +144,48 @@ def fit_image(image: Image.Image, *, side: int, multiple: int, keep: bool = Fals
     scale = side / (width * height) ** 0.5
     size = tuple(max(round(length * scale / multiple), 1) * multiple for length in (width, height))
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def fit_mask(source: str | Path | Image.Image, size: tuple[int, int], *, side: int, multiple: int) -> Image.Image:
+    """Return a picture's mask fitted as :func:`fit_image` fits the picture: 8-bit grey, 255 where to draw anew, else 0.
+
+    Parameters
+    ----------
+    source
+        As :func:`read_image` takes it; of the picture's size, light (128 of 255 or more) where to draw anew.
+    size
+        Of the picture before it is fitted, in pixels.
+
+    Raises
+    ------
+    ValueError
+        If it is of another size, or marks nothing, or everything.
+    """
+    mask = read_image(source)
+    if mask.size != size:
+        was, wanted = ("{} x {}".format(*each) for each in (mask.size, size))
+        raise ValueError(
+            f"mask_image has {was} pixels, and image has {wanted}; make the mask of the picture's own size, "
+            "white where it is to be drawn anew."
+        )
+    fitted = fit_image(mask, side=side, multiple=multiple).convert("L").point(lambda value: 255 * (value >= 128))
+    marked = np.asarray(fitted) > 0
+    if marked.all():
+        raise ValueError(
+            "mask_image marks the whole picture: nothing of it would stay; leave a part black, "
+            "or use the section image-to-image or text-to-image."
+        )
+    if not marked[::CELL, ::CELL].any():
+        raise ValueError(
+            f"mask_image marks {'too little' if marked.any() else 'nothing'}; paint white what is to be drawn anew, "
+            f"at least {2 * CELL} pixels wide."
+        )
+    return fitted
+
+
+def with_hole(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return a picture that is grey where its mask is white: what of it a model is given."""
+    return Image.composite(Image.new("RGB", picture.size, (127, 127, 127)), picture, mask)
 
 
 def canny(image: str | Path | bytes | Image.Image, low: int = 100, high: int = 200) -> Image.Image:

@@ -24,7 +24,7 @@ PREVIEW_SIDE = 256  # pixels on a side of a preview at most
 ROLES = ("argument", "seed", "lora")  # of the settings that a server takes; the client sees to the others
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a client and of a lane
 BEAT = 0.5  # seconds: so often at least a stream says something
-FIELDS = {"section", "settings", "image", "lane", "watched"}
+FIELDS = {"section", "settings", "image", "lane", "watched", "mask"}
 
 Event = dict[str, Any]
 
@@ -34,7 +34,8 @@ class Job:
     """One picture that a client asks for.
 
     ``settings`` are complete; ``image`` is the PNG that the pipeline is given, None where there is none; a newer job
-    of the same ``lane`` replaces this one; ``watched`` says whether steps are to be told.
+    of the same ``lane`` replaces this one; ``watched`` says whether steps are to be told; ``mask`` is the PNG of what
+    is drawn anew in the image.
     """
 
     section: str
@@ -42,6 +43,7 @@ class Job:
     image: bytes | None = None
     lane: str = ""
     watched: bool = True
+    mask: bytes | None = None
 
 
 class UnknownSection(ValueError):
@@ -55,8 +57,9 @@ def wire_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 
 def pack(job: Job) -> bytes:
     """Return a job as the body of a request."""
-    image = base64.b64encode(job.image).decode() if job.image else None
-    return json.dumps({**vars(job), "settings": dict(job.settings), "image": image}).encode()
+    pictures = {"image": job.image, "mask": job.mask}
+    told = {name: base64.b64encode(data).decode() if data else None for name, data in pictures.items()}
+    return json.dumps({**vars(job), "settings": dict(job.settings), **told}).encode()
 
 
 def unpack(body: bytes, sections: Mapping[str, Mapping[str, Setting]]) -> Job:
@@ -92,35 +95,39 @@ def unpack(body: bytes, sections: Mapping[str, Mapping[str, Setting]]) -> Job:
         raise ValueError(f"lane is {shown(lane)}; give at most 64 of a-z, A-Z, 0-9, _ and -.")
     if not isinstance(watched, bool):
         raise ValueError(f"watched is {shown(watched)}; give true or false.")
-    image = _image(data.get("image"), wanted="image" in sections[section])
-    return Job(section, complete(wire_settings(sections[section]), settings, owner=section), image, lane, watched)
+    image = _image(data.get("image"), "image", wanted="image" in sections[section])
+    mask = _image(data.get("mask"), "mask", wanted="mask_image" in sections[section])
+    settings = complete(wire_settings(sections[section]), settings, owner=section)
+    return Job(section, settings, image, lane, watched, mask)
 
 
-def _image(value: object, *, wanted: bool) -> bytes | None:
-    """Return the PNG of a request without anything that is not its picture; its pixels are not decoded yet."""
+def _image(value: object, name: str, *, wanted: bool) -> bytes | None:
+    """Return a PNG of a request without anything that is not its picture; its pixels are not decoded yet."""
     if value is None and not wanted:
         return None
     if not wanted:
-        raise ValueError("image was given, and this section starts from no picture.")
+        what = "starts from no picture" if name == "image" else "takes no mask"
+        raise ValueError(f"{name} was given, and this section {what}.")
     if not isinstance(value, str):
-        raise ValueError(f"image is {shown(value)}; give a PNG in base64.")
+        raise ValueError(f"{name} is {shown(value)}; give a PNG in base64.")
     try:
         data = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"image is {shown(value)}; give a PNG in base64, no path and no address.") from None
+        raise ValueError(f"{name} is {shown(value)}; give a PNG in base64, no path and no address.") from None
     if not data.startswith(png.SIGNATURE):
-        raise ValueError("image is no PNG; give one in base64.")
+        raise ValueError(f"{name} is no PNG; give one in base64.")
     try:
         parts = [chunk for chunk in png.chunks(data) if chunk[0] in png.PICTURE]
         if [kind for kind, _ in parts].count(b"IHDR") != 1 or parts[0][0] != b"IHDR" or len(parts[0][1]) != 13:
             raise ValueError("it does not begin with its size")
         data = png.joined(parts)
     except ValueError as error:
-        raise ValueError(f"image is damaged ({error}); send it again.") from None
+        raise ValueError(f"{name} is damaged ({error}); send it again.") from None
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"image has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are taken. Make it smaller."
+            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are taken. "
+            "Make it smaller."
         )
     return data
 
@@ -134,6 +141,21 @@ def start_picture(job: Job) -> Any:
         If it is damaged.
     """
     return read_image(job.image, name="image") if job.image else None
+
+
+def start_mask(job: Job, image: Any) -> Any:
+    """Return the mask of a job's picture ``image``, 8-bit grey, or None.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or of another size.
+    """
+    mask = read_image(job.mask, name="mask").convert("L") if job.mask else None
+    if mask and mask.size != image.size:
+        was, wanted = ("{} x {}".format(*each.size) for each in (mask, image))
+        raise ValueError(f"mask has {was} pixels, and image has {wanted}; send both in one size.")
+    return mask
 
 
 # -- events ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from .pictures import MAX_BYTES, encode_image, keep_image, read_image
 from .settings import MOST_IMAGES, seeds
 
 JSON_CHUNK = "lcm_nb"
-SOURCE_CHUNK = b"lcSo"  # a private PNG chunk that holds a PNG
+SOURCE_CHUNK, MASK_CHUNK = b"lcSo", b"lcMa"  # private PNG chunks that hold a PNG each
 MAX_TEXT = 100_000  # bytes of the JSON chunk: a prompt has 2,000 characters at most
 ONLY = "Only files written by Result.save can be reproduced."
 
@@ -53,9 +53,9 @@ class Result:
 
     ``images`` have the seeds ``seed``, ``seed + 1``, ...; ``seconds`` is wall time with decoding, for all;
     ``timesteps`` are the UNet's for one, in order. ``source`` is the picture that the run started from, as it was
-    fitted, and ``input_image`` what the pipeline was given: the same, or its edges; ``note`` says what happened on
-    the way: how its size was changed, what of the prompt was not read, which of its words the mini family does not
-    know, what a safety checker did.
+    fitted, and ``input_image`` what the pipeline was given: the same, its edges, or what ``mask`` leaves of it;
+    ``note`` says what happened on the way: how its size was changed, what of the prompt was not read, which of its
+    words the mini family does not know, what a safety checker did.
     """
 
     images: list[Image.Image]
@@ -67,6 +67,7 @@ class Result:
     source: Image.Image | None = None
     input_image: Image.Image | None = None
     note: str = ""
+    mask: Image.Image | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -126,8 +127,8 @@ class Result:
     def _chunks(self, index: int, hashes: dict[str, dict[str, str]]) -> PngImagePlugin.PngInfo:
         """Return what the file of picture ``index`` carries."""
         settings = dict(self.settings)
-        if "image" in settings:
-            settings["image"] = Path(settings["image"]).name  # the file that people pass on names no folder of theirs
+        for name in settings.keys() & {"image", "mask_image"}:
+            settings[name] = Path(settings[name]).name  # the file that people pass on names no folder of theirs
         server = self.checkpoints.server
         record = {
             "section": self.section,
@@ -146,8 +147,9 @@ class Result:
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt("parameters", self._parameters(index, hashes))
         chunks.add_itxt(JSON_CHUNK, json.dumps(record))
-        if self.source is not None:
-            chunks.add(SOURCE_CHUNK, encode_image(self.source))
+        for chunk, image in ((SOURCE_CHUNK, self.source), (MASK_CHUNK, self.mask)):
+            if image is not None:
+                chunks.add(chunk, encode_image(image))
         return chunks
 
     def _parameters(self, index: int, hashes: dict[str, dict[str, str]]) -> str:
@@ -171,16 +173,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """What a saved file says: ``facts`` of the JSON chunk, its pixels, and the picture that it started from."""
+    """What a saved file says: ``facts`` of the JSON chunk, its pixels, the picture that it started from, its mask."""
 
     facts: dict[str, Any]
     pixels: np.ndarray
     source: bytes | None
+    mask: bytes | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings; the picture that it started from is kept as a file, and named there."""
-        return self.facts["settings"] | ({"image": keep_image(self.source)} if self.source else {})
+        """The settings; the picture that it started from and its mask are kept as files, and named there."""
+        given = {"image": self.source, "mask_image": self.mask}
+        return self.facts["settings"] | {name: keep_image(data) for name, data in given.items() if data}
 
     @property
     def dtype(self) -> str | None:
@@ -226,7 +230,8 @@ def read(source: str | Path | bytes) -> Record:
         raise ValueError(f"{name} carries no lcm_nb settings. {ONLY}")
     facts = _facts(name, text)
     pixels = np.asarray(read_image(png.joined([chunk for chunk in chunks if chunk[0] in png.PICTURE]), name=name))
-    return Record(facts, pixels, dict(chunks).get(SOURCE_CHUNK))
+    own = dict(chunks)
+    return Record(facts, pixels, own.get(SOURCE_CHUNK), own.get(MASK_CHUNK))
 
 
 def _facts(name: str, text: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ LONGEST_TEXT = 2_000  # characters of a prompt: models read 77 tokens at most, a
 class Setting:
     """One thing that a user may change.
 
-    ``kind`` is "text", "number", "switch" or "image"; a number is whole where its default is.
+    ``kind`` is "text", "number", "switch", "image" or "mask"; a number is whole where its default is.
     ``low`` and ``high`` are inclusive; ``help`` is the sentence that errors and panels show, ``label``
     the word beside its control, "" for its name; ``inert`` says why the setting has no effect with the
     model at hand, "" where it has one. ``role`` says whom it concerns: "argument" (of the pipeline),
@@ -63,9 +63,10 @@ def complete(known: Mapping[str, Setting], given: Mapping[str, Any], *, owner: s
     for name in given:
         if name not in known:
             raise ValueError(f"{owner} has no setting {name!r}; its settings are: {', '.join(known)}.")
-    checks = {"text": _text, "number": _number, "image": _picture, "switch": _switch}
+    checks = {"text": _text, "number": _number, "image": _picture, "mask": _picture, "switch": _switch}
     done = {name: checks[spec.kind](name, spec, given.get(name, spec.default)) for name, spec in known.items()}
     _check_together(done)
+    _check_mask(known, given, done)
     return done
 
 
@@ -128,6 +129,16 @@ def _check_together(settings: Mapping[str, Any]) -> None:
     low, high = settings.get("low_threshold", 0), settings.get("high_threshold", 0)
     if low > high:
         raise ValueError(f"low_threshold is {low} and high_threshold {high}; the low one must not exceed the high one.")
+
+
+def _check_mask(known: Mapping[str, Setting], given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a picture whose mask is missing: the example's mask marks a place in the example."""
+    for name in (name for name, spec in known.items() if spec.kind == "mask"):
+        if settings["image"] != EXAMPLE and settings[name] == EXAMPLE:
+            raise ValueError(
+                f"{name} is left out, and image is {shown(given['image'])}; give the picture's own mask: of its size, "
+                "white where it is to be drawn anew."
+            )
 
 
 def planned_timesteps(settings: Mapping[str, Any]) -> list[int]:

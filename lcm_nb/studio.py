@@ -29,12 +29,12 @@ from .models.device import (
     reuse_memory,
     versions,
 )
-from .models.examples import example_image
+from .models.examples import example_image, example_mask
 from .models.hashes import check_family, checkpoint_hashes
 from .models.hub import cached, gigabytes
 from .models.plans import Plan, plan_for
 from .models.vocabulary import unknown
-from .pictures import REDUCED, fit_image, read_image
+from .pictures import REDUCED, fit_image, fit_mask, read_image, with_hole
 from .result import Record, Result, Step, read
 from .runtimes.runtime import Call, Latent, Runtime
 from .sections.section import Section
@@ -79,7 +79,8 @@ class Studio:
         self.settings = plan.model.settings_in(plan.section, names.styles)
         self._turn, self._lane = Turn(), uuid.uuid4().hex
         self._panel: Panel | None = None
-        self._fitted: tuple[object, Image.Image, str] | None = None  # the last picture, decoded once for many runs
+        # The last picture, decoded once for many runs: as it was fitted, its size before, and what was done.
+        self._fitted: tuple[object, Image.Image, tuple[int, int], str] | None = None
         self._judge: Any = None  # loaded when a panel first asks what a picture shows
 
     @property
@@ -144,8 +145,8 @@ class Studio:
             As :meth:`generate`.
         """
         settings = self._complete(settings)
-        source, note = self._source(settings)
-        given = self._given(source, settings)
+        source, mask, note = self._source(settings)
+        given = self._given(source, mask, settings)
         timesteps: list[int] = []
         how: dict[str, Any] = {"watched": on_step is not None, "lane": lane} | ({"waiting": waiting} if waiting else {})
         with self._turn.taken(waiting) if self.runtime.at_once == 1 else contextlib.nullcontext():
@@ -153,7 +154,7 @@ class Studio:
             drawings = []
             for number, seed in enumerate(seeds(settings), 1):
                 timesteps.clear()
-                call = replace(self._call(settings, seed, given), **how)
+                call = replace(self._call(settings, seed, source, mask, given), **how)
                 drawings.append(self.runtime.draw(call, self._watch(settings, number, timesteps, on_step)))
             seconds = time.perf_counter() - start
         told = dict.fromkeys(drawing.note for drawing in drawings)  # of several pictures the same, once
@@ -161,18 +162,32 @@ class Studio:
         notes += [CENSORED] if any(drawing.censored for drawing in drawings) else []
         images = [drawing.image for drawing in drawings]
         facts = (self.section, settings, seconds, timesteps, self.checkpoints)
-        return Result(images, *facts, source, given, "; ".join(filter(None, notes)))
+        return Result(images, *facts, source, given, "; ".join(filter(None, notes)), mask)
 
     def _strange(self, settings: Mapping[str, Any]) -> str:
-        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell."""
-        return unknown(settings["prompt"], self.checkpoints.styles) if self.checkpoints.profile == "mini" else ""
+        """Return which words of the prompt the mini family does not know; of the guide's models nobody can tell.
+
+        The section's own prompt is the guide's, and nobody chose its words here.
+        """
+        prompt = settings["prompt"]
+        if self.checkpoints.profile != "mini" or prompt == self.settings["prompt"].default:
+            return ""
+        return unknown(prompt, self.checkpoints.styles)
 
     def _complete(self, settings: Mapping[str, object]) -> dict[str, Any]:
         return complete(self.settings, settings, owner=self.section)
 
-    def _call(self, settings: Mapping[str, Any], seed: int, image: Image.Image | None) -> Call:
+    def _call(
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        source: Image.Image | None,
+        mask: Image.Image | None,
+        given: Image.Image | None,
+    ) -> Call:
         arguments = {name: value for name, value in settings.items() if self.settings[name].role == "argument"}
-        return Call(arguments, seed, image, {style: settings[style] for style in self.checkpoints.styles})
+        scales = {style: settings[style] for style in self.checkpoints.styles}
+        return Call(arguments, seed, given if mask is None else source, scales, mask)  # the pipeline cuts the hole
 
     def _watch(
         self, settings: Mapping[str, Any], number: int, timesteps: list[int], on_step: Callable[[Step], None] | None
@@ -201,7 +216,8 @@ class Studio:
             ) from None
 
         def given(settings: Mapping[str, Any]) -> Image.Image | None:
-            return self._given(self._source(settings)[0], settings)
+            source, mask, _ = self._source(settings)
+            return self._given(source, mask, settings)
 
         if self._panel is not None:
             self._panel.close()
@@ -216,9 +232,18 @@ class Studio:
             # The judge is torch's, which a computer that does not draw may lack.
             describe=self._describe if self.checkpoints.profile == "mini" and not self.checkpoints.server else None,
             read=self._settings_of,
+            picture=self._opened,
+            side=self.runtime.geometry.side,
         )
         self._panel = panel
         return panel
+
+    def _opened(self, name: str, value: str) -> Image.Image:
+        """Return the picture, or the mask, that a value of the setting ``name`` stands for."""
+        if value != EXAMPLE:
+            return read_image(value)
+        example = example_mask if name == "mask_image" else example_image
+        return example(self.section, self.checkpoints.profile)
 
     def _describe(self, image: Image.Image) -> str:
         """Return in a line what the mini family's judge sees in a picture."""
@@ -311,31 +336,41 @@ class Studio:
         """Return plain code that makes the picture of ``settings``."""
         return self.runtime.code(self._complete(settings))
 
-    def _source(self, settings: Mapping[str, Any]) -> tuple[Image.Image | None, str]:
-        """Return the picture that a run starts from, RGB, and what was done to make it fit ("" for nothing)."""
+    def _source(self, settings: Mapping[str, Any]) -> tuple[Image.Image | None, Image.Image | None, str]:
+        """Return the picture that a run starts from, RGB, its mask, and what made them fit ("" for nothing)."""
         if not self._section.starts_from_picture:
-            return None, ""
+            return None, None, ""
         preparation = self._section.preparation
         keep = preparation is not None and preparation.is_done(settings)
         key, last = (settings["image"], _changed(settings["image"]), keep), self._fitted
         if last is None or last[0] != key:
             last = self._fitted = (key, *self._fit(settings["image"], keep))
-        return last[1].copy(), last[2]
+        return last[1].copy(), self._mask(settings, last[2]), last[3]
 
-    def _fit(self, path: str, keep: bool) -> tuple[Image.Image, str]:
-        """Return the picture at a path as the pipeline takes it, if possible in its size, and what was done to it."""
-        example, geometry = path == EXAMPLE, self.runtime.geometry
-        image = example_image(self.section, self.checkpoints.profile) if example else read_image(path)
+    def _fit(self, path: str, keep: bool) -> tuple[Image.Image, tuple[int, int], str]:
+        """Return the picture at a path as the pipeline takes it, its size before, and what was done to it."""
+        image, geometry = self._opened("image", path), self.runtime.geometry
         fitted = fit_image(image, side=geometry.side, multiple=geometry.multiple, keep=keep)
         notes = ["the picture had more than 8 bits a colour and was scaled to 8"] if REDUCED in image.info else []
         if fitted.size != image.size:
             was, now = ("{} x {}".format(*size) for size in (image.size, fitted.size))
             notes.append(f"the picture was fitted from {was} to {now} pixels: scaled, cut at the edges, not stretched")
-        return fitted, "; ".join(notes)
+        return fitted, image.size, "; ".join(notes)
 
-    def _given(self, source: Image.Image | None, settings: Mapping[str, Any]) -> Image.Image | None:
-        """Return what the pipeline is given: the picture itself, or what the section makes of it."""
+    def _mask(self, settings: Mapping[str, Any], size: tuple[int, int]) -> Image.Image | None:
+        """Return the mask of a picture of this size, fitted as the picture is; None where the section takes none."""
+        if not self._section.takes_mask:
+            return None
+        mask, geometry = self._opened("mask_image", settings["mask_image"]), self.runtime.geometry
+        return fit_mask(mask, size, side=geometry.side, multiple=geometry.multiple)
+
+    def _given(
+        self, source: Image.Image | None, mask: Image.Image | None, settings: Mapping[str, Any]
+    ) -> Image.Image | None:
+        """Return what the pipeline is given: the picture itself, or what the section or a mask makes of it."""
         preparation = self._section.preparation
+        if source is not None and mask is not None:
+            return with_hole(source, mask)
         if source is None or preparation is None:
             return source
         return preparation.run(source, settings, self.checkpoints.detect_side)
@@ -412,7 +447,8 @@ def load(
                     'or give server="" to draw here.'
                 )
         return _connect(section, {"profile": profile, "model": model}, where)
-    plan, profile = plan_for(section, model), resolve_profile(profile)
+    profile = resolve_profile(profile)
+    plan = plan_for(section, model, profile)
     runtime, device = resolve_runtime(runtime, device)
     return _load(plan, profile, runtime, device, _resolve_faster(faster, plan, profile, device))
 
@@ -563,7 +599,8 @@ def _profile_of(path: object, record: Record, wanted: str | None, plan: Plan, de
 def _settings_of(path: object, record: Record, plan: Plan, profile: str) -> dict[str, Any]:
     """Return the settings of a record, checked before anything is loaded, with the picture that it started from."""
     picture = record.facts.get("picture", 0)
-    if not record.source and record.facts["settings"].get("image", EXAMPLE) != EXAMPLE:
+    given = {"image": record.source, "mask_image": record.mask}
+    if any(not data and record.facts["settings"].get(name, EXAMPLE) != EXAMPLE for name, data in given.items()):
         raise ValueError(f"{path} has lost the picture that it started from; take the file as Result.save wrote it.")
     styles = plan.section.styles if profile == "mini" else plan.styles
     try:

@@ -35,6 +35,7 @@ LONGEST = (
     "test_guide_notebooks",
     "notebooks",
     "guide controlnet",
+    "guide inpainting",
     "guide image-to-image",
     "test_guide",
     "test_studio",

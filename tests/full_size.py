@@ -17,6 +17,7 @@ from unittest import mock
 SDXL, LCM_SDXL = "stabilityai/stable-diffusion-xl-base-1.0", "latent-consistency/lcm-sdxl"
 SSD, LCM_SSD = "segmind/SSD-1B", "latent-consistency/lcm-ssd-1b"
 SD, DREAMSHAPER = "stable-diffusion-v1-5/stable-diffusion-v1-5", "Lykon/dreamshaper-7"
+SD_INPAINTING = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 LCM_DREAMSHAPER = "SimianLuo/LCM_Dreamshaper_v7"
 TAESD, TAESDXL = "madebyollin/taesd", "madebyollin/taesdxl"
 PAPERCUT = "TheLastBen/Papercut_SDXL"
@@ -45,6 +46,7 @@ SD_UNET = UNET | {
     "sample_size": 64,
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
+SD_INPAINTING_UNET = SD_UNET | {"in_channels": 9}
 LCM_SD_UNET = SD_UNET | {"sample_size": 96, "time_cond_proj_dim": 256}
 SDXL_UNET = UNET | {
     "addition_embed_type": "text_time",
@@ -216,6 +218,7 @@ CONFIGS: dict[str, dict[str, tuple[str, dict]]] = {
     SSD: _sdxl(SSD_UNET),
     LCM_SSD: {"unet": ("UNet2DConditionModel", SSD_UNET | LCM)},
     SD: _sd(SD_UNET, ("PNDMScheduler", PNDM)),
+    SD_INPAINTING: _sd(SD_INPAINTING_UNET, ("PNDMScheduler", PNDM)),  # its scheduler's file could not be read, either
     DREAMSHAPER: _sd(SD_UNET, ("DEISMultistepScheduler", DEIS)),
     LCM_DREAMSHAPER: _sd(LCM_SD_UNET, ("LCMScheduler", LCM_SCHEDULER)),
     CONTROLNET: {"controlnet": ("ControlNetModel", CANNY)},
@@ -228,6 +231,7 @@ PIPELINES = {
     SDXL: "StableDiffusionXLPipeline",
     SSD: "StableDiffusionXLPipeline",
     SD: "StableDiffusionPipeline",
+    SD_INPAINTING: "StableDiffusionInpaintPipeline",
     DREAMSHAPER: "StableDiffusionPipeline",
     LCM_DREAMSHAPER: "LatentConsistencyModelPipeline",
 }
@@ -320,6 +324,7 @@ SHAPES = {
     "image-to-image": Shape(LCM_DREAMSHAPER, DREAMSHAPER, 768, 768),
     "style-lora": Shape(LCM_SDXL, SDXL, 1024, 1024),
     "image-to-image, LCM-LoRA": Shape(SD, SD, 768, 768, batch=2),
+    "inpainting": Shape(SD_INPAINTING, SD_INPAINTING, 768, 768, batch=2),
     "controlnet": Shape(LCM_DREAMSHAPER, LCM_DREAMSHAPER, 512, 512, CONTROLNET),
     "controlnet, LCM-LoRA": Shape(SD, SD, 512, 512, CONTROLNET, batch=2),
     "t2i-adapter": Shape(LCM_SDXL, SDXL, 1216, 1024, ADAPTER),
@@ -398,7 +403,10 @@ def _step(shape: Shape, unet, control=None):
         return torch.empty(sizes, dtype=torch.float16, device="meta")
 
     n, config = shape.batch, unet.config
-    latents, text = empty(n, 4, shape.height // 8, shape.width // 8), empty(n, 77, config.cross_attention_dim)
+    latents, text = (
+        empty(n, config.in_channels, shape.height // 8, shape.width // 8),
+        empty(n, 77, config.cross_attention_dim),
+    )
     timestep = torch.empty((), dtype=torch.int64, device="meta")
     given = {"timestep_cond": empty(n, config.time_cond_proj_dim)} if config.time_cond_proj_dim else {}
     if config.addition_embed_type:

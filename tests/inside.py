@@ -14,6 +14,7 @@ _HOME = {
     "MINI": "models.checkpoints",
     "PLANS": "models.plans",
     "bring": "models.hub",
+    "example_mask": "models.examples",
     "fit": "models.doctor",
     "models": "models.plans",
     "pin": "models.hub",

@@ -13,7 +13,7 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import convert_state_dict_to_kohya
-from full_size import CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SDXL, SSD, TAESD, TAESDXL
+from full_size import CONFIGS, CONTROLNET, LCM_DREAMSHAPER, LORAS, PIPELINES, SD_INPAINTING, SDXL, SSD, TAESD, TAESDXL
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
@@ -47,6 +47,7 @@ BULK = {
         "vae_encoder/model.onnx",
         "vae_decoder/model.onnx",
     ),
+    SD_INPAINTING: ("sd-v1-5-inpainting.ckpt",),
     CONTROLNET: ("diffusion_pytorch_model.bin",),
     VAE_FIX: ("diffusion_pytorch_model.bin", "sdxl.vae.safetensors", "sdxl_vae.safetensors"),
     TAESD: ("diffusion_pytorch_model.bin", "taesd_decoder.pth", "taesd_encoder.safetensors"),
@@ -211,13 +212,15 @@ def _targets(unet: torch.nn.Module, lora: dict) -> list[str]:
 
 
 def _pictures(folder: Path, map_file: Path) -> None:
-    """Draw two pictures with soft and with hard edges, 512 x 512, and an upright one as a JPEG."""
+    """Draw pictures with soft and with hard edges and a mask, 512 x 512, and an upright picture as a JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:512, :512] / 512
     landscape = np.stack([200 * (1 - y), 120 + 80 * np.sin(9 * x), 255 * y], axis=2)
     portrait = np.where(((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.06)[..., None], (230, 200, 160), (40, 60, 90))
     portrait = np.where((abs(x - 0.5) < 0.5 * (y - 0.55))[..., None], (180, 140, 30), portrait)
-    for name, picture in (("img2img-init", landscape), ("input_image_vermeer", portrait)):
+    mask = np.where((abs(x - 0.5) < 0.3)[..., None], (255, 255, 255), (0, 0, 0))
+    pictures = {"img2img-init": landscape, "input_image_vermeer": portrait, "inpaint": landscape, "inpaint_mask": mask}
+    for name, picture in pictures.items():
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{name}.png")
     map_file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(portrait.astype(np.uint8)).crop((50, 0, 462, 512)).save(map_file)

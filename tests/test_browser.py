@@ -177,9 +177,34 @@ def upload(page, file=None) -> None:
     chooser.value.set_files(file or page.mine)
 
 
+def stroke(page, name: str, *places: tuple[float, float]) -> None:
+    """Draw a line with the mouse on a surface to paint on, through places from 0 to 1."""
+    surface = page.get_by_role("img", name=name)
+    surface.scroll_into_view_if_needed()
+    around = surface.bounding_box()
+    first, *rest = [(around["x"] + x * around["width"], around["y"] + y * around["height"]) for x, y in places]
+    page.mouse.move(*first)
+    page.mouse.down()
+    for place in rest:
+        page.mouse.move(*place, steps=5)
+    page.mouse.up()
+
+
+MASK = "mask: paint"
+
+
+def change_picture(page, file=None) -> None:
+    """Upload a picture; where it needs a mask, paint one."""
+    upload(page, file)
+    if "mask_image" in RECIPES[page.section].settings:
+        status(page, re.compile("mask_image marks nothing")).wait_for()
+        stroke(page, MASK, (0.2, 0.5), (0.8, 0.5))
+
+
 MOVES = {
     "prompt": type_prompt,
-    "image": upload,
+    "image": change_picture,
+    "mask_image": lambda page: stroke(page, MASK, (0.2, 0.2), (0.8, 0.9)),
     "num_inference_steps": lambda page: slide(page, "steps", "ArrowLeft"),
     "strength": lambda page: slide(page, "strength", "PageUp"),
     "guidance_scale": lambda page: slide(page, "guidance", "PageDown"),
@@ -287,9 +312,9 @@ def test_a_picture_that_is_too_large_to_send_is_shrunk_on_the_way(page, folder):
     if not large.exists():
         Image.effect_noise((4000, 3200), 90).convert("RGB").save(large, compress_level=0)
     assert large.stat().st_size > 12_000_000
-    drawn_anew(page, lambda: upload(page, large))
+    drawn_anew(page, lambda: change_picture(page, large))
     drawn_anew(page, lambda: page.get_by_role("button", name="image: use the section's own picture").click())
-    drawn_anew(page, lambda: upload(page, folder / "mine.png"))
+    drawn_anew(page, lambda: change_picture(page, folder / "mine.png"))
 
 
 @pytest.mark.parametrize("width", [1400, 1000, 700])
@@ -526,3 +551,101 @@ def test_the_page_has_no_errors_and_asks_no_other_host(page, folder):
     assert {host for host in page.hosts if host} == {"127.0.0.1"}
     log = SOCKET.sub("", (folder / "server.log").read_text())
     assert "Traceback" not in log and "[E " not in log
+
+
+# -- painting ---------------------------------------------------------------------------------
+
+DRAWING = "drawing: arrow"
+
+
+def open_drawing(page) -> None:
+    """Unfold the surface to draw on, if it is folded."""
+    tab = page.get_by_role("button", name="Draw the picture here")
+    if tab.get_attribute("aria-pressed") == "false":
+        tab.click()
+
+
+def colours(page, name: str) -> int:
+    """How many pixels of the ink are not as they were when the surface was empty."""
+    return page.get_by_role("img", name=name).evaluate(
+        """layer => {
+            const image = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height);
+            return new Uint32Array(image.data.buffer).filter((pixel) => pixel !== 0 && pixel !== 0xffffffff).length;
+        }"""
+    )
+
+
+@pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
+def test_the_picture_follows_a_drawing_by_mouse_touch_and_keys(page, tmp_path):
+    open_drawing(page)
+    drawn_anew(page, lambda: stroke(page, DRAWING, (0.2, 0.3), (0.8, 0.3)))
+    playwright.expect(page.locator(".lcm-input-name")).to_have_text("painted")
+    by_mouse = colours(page, DRAWING)
+    assert by_mouse > 0
+
+    around = page.get_by_role("img", name=DRAWING).bounding_box()
+    touch = page.context.new_cdp_session(page)
+    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def by_touch() -> None:
+        for kind, share in (("touchStart", 0.2), ("touchMove", 0.5), ("touchMove", 0.8), ("touchEnd", None)):
+            place = {"x": around["x"] + (share or 0) * around["width"], "y": around["y"] + 0.7 * around["height"]}
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [place] if share else []})
+
+    drawn_anew(page, by_touch)
+    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    after_touch = colours(page, DRAWING)
+    assert after_touch > by_mouse
+
+    surface = page.get_by_role("img", name=DRAWING)
+    surface.focus()
+    drawn_anew(page, lambda: [surface.press(key) for key in ("ArrowDown", " ", "Shift+ArrowDown", "Shift+ArrowDown")])
+    assert colours(page, DRAWING) > after_touch
+    drawn_anew(page, lambda: [surface.press("Control+z") for _ in range(3)])
+    assert colours(page, DRAWING) == after_touch
+    drawn_anew(page, lambda: page.get_by_role("button", name="undo (Ctrl+Z)").click())
+    drawn_anew(page, lambda: page.get_by_role("button", name="redo (Ctrl+Y)").click())
+    assert colours(page, DRAWING) == after_touch
+    page.screenshot(path=tmp_path / "drawing.png", full_page=True)
+    assert serious(page) == []
+
+
+@pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
+def test_brush_eraser_fill_and_clear(page):
+    open_drawing(page)
+    drawn_anew(page, lambda: page.get_by_role("button", name="clear all").click())
+    assert colours(page, DRAWING) == 0
+    page.get_by_role("button", name="colour #4f9d4a").click()
+    page.get_by_role("button", name="fill: paint with it").click()
+    drawn_anew(page, lambda: stroke(page, DRAWING, (0.5, 0.5)))
+    surface = page.get_by_role("img", name=DRAWING)
+    whole = surface.evaluate("layer => layer.width * layer.height")
+    assert colours(page, DRAWING) == whole
+    page.get_by_role("button", name="eraser: paint with it").click()
+    drawn_anew(page, lambda: stroke(page, DRAWING, (0.1, 0.5), (0.9, 0.5)))
+    assert 0 < colours(page, DRAWING) < whole
+    page.get_by_role("button", name="brush: paint with it").click()
+
+
+@pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
+def test_a_picture_is_loaded_to_draw_on(page, folder):
+    open_drawing(page)
+    drawn_anew(page, lambda: upload(page, folder / "mine.png"))
+    surface = page.get_by_role("img", name=DRAWING)
+    page.wait_for_function("layer => layer.width > layer.height", arg=surface.element_handle())
+    assert colours(page, DRAWING) > 1000
+    drawn_anew(page, lambda: stroke(page, DRAWING, (0.2, 0.5), (0.8, 0.5)))
+    playwright.expect(page.locator(".lcm-input-name")).to_have_text("painted")
+
+
+@pytest.mark.parametrize("page", ["inpainting"], indirect=True)
+def test_a_mask_is_painted_on_its_picture(page, folder, tmp_path):
+    page.get_by_role("button", name="image: use the section's own picture").click()
+    playwright.expect(page.locator(".lcm-input-name").last).to_have_text("the example")
+    status(page).wait_for()
+    assert colours(page, MASK) > 1000, "the example's mask is shown"
+    page.get_by_role("button", name="clear all").click()
+    status(page, re.compile("mask_image marks nothing")).wait_for()
+    drawn_anew(page, lambda: stroke(page, MASK, (0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))
+    page.screenshot(path=tmp_path / "mask.png", full_page=True)
+    assert serious(page) == []

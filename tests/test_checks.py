@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
+from PIL import Image
 
 from lcm_nb.schedule import boundary_scalings
 from lcm_nb.tutorial import answers, checks, progress, questions
 from lcm_nb.tutorial.questions import QUESTIONS
 
+GIVEN, DRAWN = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+MASK = Image.new("L", (32, 32))
+MASK.paste(255, (0, 0, 16, 32))
 UNTOUCHED = [
     lambda: checks.timesteps(None, num_inference_steps=3),
     lambda: checks.timesteps(..., num_inference_steps=3),
@@ -21,6 +25,8 @@ UNTOUCHED = [
     lambda: checks.recognised(None, subject="fox"),
     lambda: checks.lora_size(None, rank=16, inputs=96, outputs=128, kernel_size=3),
     lambda: checks.combined(None, 1.0),
+    lambda: checks.cells(None, box=(40, 16, 99, 207)),
+    lambda: checks.put_back(None, given=GIVEN, drawn=DRAWN, mask=MASK),
 ]
 
 
@@ -338,6 +344,8 @@ SLOTS = {
     "combined, second": lambda a: checks.combined(1.0, a),
     "ddim_step": lambda a: checks.ddim_step(a),
     "ddim_step's result": lambda a: checks.ddim_step(lambda *_: a),
+    "cells": lambda a: checks.cells(a, box=(40, 16, 99, 207)),
+    "put_back": lambda a: checks.put_back(a, given=GIVEN, drawn=DRAWN, mask=MASK),
     "overtaken": lambda a: checks.overtaken(a, figure="frechet"),
     "distillation_forwards": lambda a: checks.distillation_forwards(a),
     "consistency_function": lambda a: checks.consistency_function(a),
@@ -413,6 +421,35 @@ def test_a_solution_can_be_checked_silently(capsys):
 def test_a_verdict_shows_nothing_in_a_notebook():
     assert DisplayFormatter().format(answers.Verdict(False)) == ({}, {})
     assert repr(answers.Verdict(False)) == "Verdict(False)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "why"),
+    [
+        (48, True, "48 of 256 cells are drawn anew"),
+        (60, False, "60 cells are touched by the mask"),
+        (47, False, "cells begin at 0, 16, 32"),
+        ("many", False, "many"),
+    ],
+)
+def test_cells_are_counted(answer, right, why, capsys):
+    assert bool(checks.cells(answer, box=(40, 16, 99, 207))) == right
+    assert why in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "why"),
+    [
+        (Image.composite(DRAWN, GIVEN, MASK), True, "to the bit"),
+        (DRAWN, False, "where the mask is black, 100% of the pixels"),
+        (GIVEN, False, "where the mask is white, 100% of the pixels"),
+        (DRAWN.resize((16, 16)), False, "make a PIL image of 32 x 32 pixels"),
+        ("blue", False, "make a PIL image"),
+    ],
+)
+def test_pixels_that_are_put_back_are_compared(answer, right, why, capsys):
+    assert bool(checks.put_back(answer, given=GIVEN, drawn=DRAWN, mask=MASK)) == right
+    assert why in capsys.readouterr().out
 
 
 # -- questions before a run --------------------------------------------------------------

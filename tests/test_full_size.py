@@ -39,6 +39,7 @@ TRACED = {
     "text-to-image, LCM-LoRA": ("text-to-image", "lcm-lora-sdxl"),
     "image-to-image": ("image-to-image", "lcm-dreamshaper-v7"),
     "image-to-image, LCM-LoRA": ("image-to-image", "lcm-lora-sdv1-5"),
+    "inpainting": ("inpainting", "lcm-lora-sd-inpainting"),
     "controlnet": ("controlnet", "lcm-dreamshaper-v7"),
     "t2i-adapter": ("t2i-adapter", "lcm-sdxl"),
 }

@@ -17,6 +17,7 @@ from lcm_nb import load
 from lcm_nb.cli import main
 from lcm_nb.models.device import info, resolve_device
 from lcm_nb.models.doctor import examine, faster_problem
+from lcm_nb.models.plans import VAES
 
 each_section = pytest.mark.parametrize(
     "section", [pytest.param(name, marks=pytest.mark.xdist_group(f"guide {name}")) for name in SECTIONS]
@@ -128,6 +129,27 @@ pipe.load_lora_weights("TheLastBen/Papercut_SDXL", weight_name="papercut.safeten
 prompt = "papercut, a cute fox"
 generator = torch.manual_seed(0)
 image = pipe(prompt=prompt, num_inference_steps=4, generator=generator, guidance_scale=8.0).images[0]
+""",
+    "inpainting": """
+import torch
+from diffusers import AutoPipelineForInpainting, LCMScheduler
+from diffusers.utils import load_image
+pipe = AutoPipelineForInpainting.from_pretrained(
+    "stable-diffusion-v1-5/stable-diffusion-inpainting", dtype=DTYPE, variant="fp16"
+).to(DEVICE)
+pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+pipe.load_lora_weights("latent-consistency/lcm-lora-sdv1-5")
+init_image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/inpaint.png"
+)
+mask_image = load_image(
+    "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/diffusers/inpaint_mask.png"
+)
+prompt = "concept art digital painting of an elven castle, inspired by lord of the rings, highly detailed, 8k"
+generator = torch.manual_seed(0)
+image = pipe(
+    prompt=prompt, image=init_image, mask_image=mask_image, generator=generator, num_inference_steps=4, guidance_scale=4
+).images[0]
 """,
     "controlnet": VERMEER
     + "image = image.resize((512, 512))\n"
@@ -293,7 +315,7 @@ def test_a_saved_picture_records_the_commits(section, visit):
     for model, one in visit(section)["online"]["models"].items():
         record, sources = one["record"], plan_for(section, model).sources
         assert (record["model"], record["profile"]) == (model, "guide")
-        assert record["checkpoints"].keys() == {part for part in sources if part != "picture"}
+        assert record["checkpoints"].keys() == {part for part in sources if part not in ("picture", "mask")}
         for part, checkpoint in record["checkpoints"].items():
             assert (checkpoint["name"], checkpoint["revision"]) == (sources[part].repo, COMMIT)
             assert re.fullmatch("[0-9a-f]{64}", checkpoint["sha256"])
@@ -408,7 +430,8 @@ def test_pins_name_the_commit_of_every_repository_and_are_loaded(whole_hub, envi
     path = tmp_path / "pins.json"
     found = answer(python(PIN.replace("PATH", repr(str(path))), environment_of(whole_hub, tmp_path, environment)))
     repos = {source.repo for plans in PLANS.values() for plan in plans.values() for source in plan.sources.values()}
-    assert found["commits"].keys() == repos | {"madebyollin/sdxl-vae-fp16-fix"}
+    others = {source.repo for families in VAES.values() for source in families.values()}
+    assert found["commits"].keys() == repos | others
     assert set(found["commits"].values()) == {COMMIT} == {found["loading"]}
     assert found["refusal"].startswith(f"{UNET} has no revision '{40 * 'f'}'; run `lcm-nb pin` again")
     assert found["same"], "a saved picture is drawn again with its own commits, whatever is pinned by now"

@@ -171,7 +171,7 @@ STUDIOS_FAULTS = {
     ),
     "unknown keyword": (
         dict(options=", varient='fp16'", again=False),
-        "TypeError load has no argument 'varient'; it takes section, profile, device, model, runtime and faster",
+        "TypeError load has no argument 'varient'; it takes section, profile, device, model, runtime, faster, server ",
     ),
 }
 

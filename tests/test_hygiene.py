@@ -129,12 +129,12 @@ def test_notebook_names_its_exercises_to_the_checkers(path):
     cells, heading, named = read(path), "", []
     for cell in cells:
         if cell.cell_type == "markdown":
-            heading = (re.findall(r"(?m)^### (E\d\.\d) ", cell.source) or [heading])[-1]
+            heading = (re.findall(r"(?m)^### (E\d+\.\d) ", cell.source) or [heading])[-1]
         elif heading and "solution" not in cell.metadata.get("tags", []):
-            found = re.findall(r"(?m)^checks\.\w+\(.*exercise=\"(E\d\.\d)[ab]?\"\)$", cell.source)
+            found = re.findall(r"(?m)^checks\.\w+\(.*exercise=\"(E\d+\.\d)[ab]?\"\)$", cell.source)
             assert found and set(found) == {heading}
             named += found[:1]
-    assert named == re.findall(r"(?m)^### (E\d\.\d) ", "\n".join(cell.source for cell in cells))
+    assert named == re.findall(r"(?m)^### (E\d+\.\d) ", "\n".join(cell.source for cell in cells))
 
 
 @each_notebook
@@ -179,7 +179,7 @@ def test_notebook_folds_its_solutions(path):
 def test_notebook_has_a_solution_for_every_exercise(path):
     cells = read(path)
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    exercises = set(re.findall(r"(?m)^### (E\d\.\d) ", text))
+    exercises = set(re.findall(r"(?m)^### (E\d+\.\d) ", text))
     code = [cell for cell in cells if cell.cell_type == "code" and not asks(cell)]
     checked = [cell for cell in code if re.search(r"\bchecks\.\w+\(", cell.source)]
     solved = [cell for cell in checked if "solution" in cell.metadata.get("tags", [])]

@@ -90,3 +90,53 @@ def test_it_says_whose_picture_it_has(taken):
     assert (widget.label, widget.name) == ("image", "the example")
     upload(widget, png("red"))
     assert widget.name == "a picture of yours"
+
+
+# -- what is painted in the page ----------------------------------------------------------
+
+
+def paint(widget: ImageInput, number: int, image: Image.Image) -> None:
+    """Do what the browser does when a stroke ends."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    widget._handle_custom_msg({"do": "paint", "number": number}, [memoryview(buffer.getvalue())])
+
+
+def test_a_frame_is_taken_and_said_to_be():
+    widget = ImageInput("image")
+    paint(widget, 7, Image.new("RGB", (64, 64), "blue"))
+    assert widget.taken == 7 and widget.name == "painted"
+    assert read_image(widget.value).getpixel((3, 3)) == (0, 0, 255)
+
+
+def test_a_frame_that_is_no_picture_is_refused_and_does_not_block_the_next():
+    widget = ImageInput("image")
+    widget._handle_custom_msg({"do": "paint", "number": 1}, [memoryview(b"no picture")])
+    assert widget.taken == 1 and "is not a PNG" in widget.error and widget.value == EXAMPLE
+    paint(widget, 2, Image.new("RGB", (64, 64), "blue"))
+    assert widget.taken == 2 and widget.value != EXAMPLE
+
+
+def test_a_painted_mask_comes_in_the_size_of_its_picture():
+    widget = ImageInput("mask", "mask")
+    widget.lay_under(Image.new("RGB", (1200, 800), "red"), None)
+    with Image.open(io.BytesIO(widget.below)) as below:
+        assert below.size == (512, 341)
+    assert widget.ink == b"" and widget.laid == 1
+    painted = Image.new("RGB", (512, 341))
+    painted.paste("white", (0, 0, 256, 341))
+    paint(widget, 1, painted)
+    mask = read_image(widget.value)
+    assert mask.size == (1200, 800)
+    assert [mask.getpixel((x, 400)) for x in (10, 590, 610, 1190)] == [(255,) * 3] * 2 + [(0,) * 3] * 2
+
+
+def test_an_uploaded_picture_is_laid_out_to_draw_on_while_the_drawing_is_open():
+    widget = ImageInput("image")
+    upload(widget, png("red"))
+    assert widget.ink == b""
+    widget._handle_custom_msg({"do": "open"}, [])
+    with Image.open(io.BytesIO(widget.ink)) as ink:
+        assert ink.size == (64, 48)
+    paint(widget, 1, Image.new("RGB", (64, 48), "blue"))
+    assert widget.laid == 1, "what the page has painted is not sent back to it"

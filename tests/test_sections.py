@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import (
     AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
     ControlNetModel,
     LCMScheduler,
     StableDiffusionControlNetPipeline,
@@ -18,7 +19,7 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
-from inside import ROOMS, SECTIONS, load_pipeline, planned_timesteps, section_for
+from inside import ROOMS, SECTIONS, example_mask, load_pipeline, planned_timesteps, section_for
 from PIL import Image
 
 import lcm_nb
@@ -110,7 +111,26 @@ def draw_t2i_adapter(pipe):
     ).images[0]
 
 
+def load_inpainting(names):
+    unet = UNet2DConditionModel.from_pretrained(names.unet, subfolder="unet", **names.loading["unet"])
+    pipe = AutoPipelineForInpainting.from_pretrained(names.base, unet=unet, **names.loading["base"])
+    pipe.unet.register_to_config(in_channels=4)  # the one line that the guide has not
+    return pipe
+
+
+def draw_inpainting(pipe):
+    return pipe(
+        prompt="concept art digital painting of an elven castle, inspired by lord of the rings, highly detailed, 8k",
+        image=lcm_nb.example_image("inpainting"),
+        mask_image=example_mask("inpainting"),
+        generator=torch.manual_seed(0),
+        num_inference_steps=4,
+        guidance_scale=4,
+    ).images[0]
+
+
 GUIDE = {
+    "inpainting": (load_inpainting, draw_inpainting),
     "image-to-image": (load_image_to_image, draw_image_to_image),
     "style-lora": (load_style_lora, draw_style_lora),
     "controlnet": (load_controlnet, draw_controlnet),
@@ -142,6 +162,7 @@ def test_what_is_left_out_is_the_guides_call(section):
 
 
 CHANGES = {
+    "inpainting": dict(prompt="a cat", num_inference_steps=5, strength=0.8, guidance_scale=8.0, seed=3),
     "image-to-image": dict(prompt="a cat", num_inference_steps=5, strength=0.8, seed=3),
     "style-lora": dict(prompt="neon, a cat", papercut=0.0, neon=0.8, seed=3),
     "controlnet": dict(prompt="a cat", low_threshold=50, controlnet_conditioning_scale=0.4, seed=3),

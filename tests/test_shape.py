@@ -86,6 +86,13 @@ def test_the_blind_sheet_has_a_place_for_each_picture():
     assert blind.sheet([np.zeros((64, 64, 3), np.uint8)] * 9).size == (8 * 64, 2 * 64)
 
 
+def test_the_card_quotes_a_blind_readers_mistakes():
+    key = [{"subject": "cat"}, {"subject": "ufo"}, {"subject": "fish"}]
+    part = blind.card_part(blind.count_right(["cat", "clock", "-"], key))
+    assert "named 1 of them right" in part
+    assert part.count("ufo") == 1 and '2 (ufo: "clock"), 3 (fish: no name).' in part
+
+
 @torch.no_grad()
 def test_a_deeper_decoder_starts_as_the_one_before():
     vae, images = build().eval(), torch.rand(2, 3, 128, 128) * 2 - 1

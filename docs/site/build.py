@@ -74,6 +74,8 @@ def assemble(out: Path, package: str) -> Path:
         target = source / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+        if file.suffix == ".md":
+            target.write_text(pages.anchored(file.read_text(encoding="utf-8")), encoding="utf-8")
     if not (ROOT / "docs" / "teach").is_dir():
         index = source / "index.md"
         index.write_text(TEACHERS.sub("", index.read_text(encoding="utf-8")), encoding="utf-8")

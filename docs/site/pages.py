@@ -26,7 +26,7 @@ def presented(notebook: NotebookNode) -> NotebookNode:
     loaded = ""
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
         if cell.cell_type != "code":
-            cell.source = ANCHOR.sub(lambda link: link[0].lower(), cell.source)
+            cell.source = anchored(cell.source)
             continue
         if found := re.findall(r"lcm_nb\.load\([^)]*\)", cell.source):
             loaded = found[-1]
@@ -39,8 +39,13 @@ def presented(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def anchored(text: str) -> str:
+    """Return Markdown whose links to headings are written as Sphinx names these."""
+    return ANCHOR.sub(lambda link: link[0].lower(), text)
+
+
 def _is_progress(output: NotebookNode, state: dict) -> bool:
-    """Return whether an output is a widget without a picture, a bar that was full in the end, or what a panel leaves."""
+    """Return whether an output is a widget without a picture, such as a full bar, or what a panel leaves."""
     if "lcm-asleep" in output.get("data", {}).get("text/html", ""):
         return True
     model = output.get("data", {}).get(WIDGET, {}).get("model_id")

@@ -135,8 +135,8 @@ def checkpoints(
     ValueError
         For an unknown section, profile, device or model.
     """
-    plan = plan_for(section, model)
     profile, device = resolve_profile(profile), resolve_device(device)
+    plan = plan_for(section, model, profile)
     return guide_checkpoints(plan, device) if profile == "guide" else mini_checkpoints(plan, device)
 
 

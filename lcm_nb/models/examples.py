@@ -41,7 +41,24 @@ def example_image(section: str, profile: str | None = None) -> Image.Image:
     return image.resize(size) if size else image
 
 
+def example_mask(section: str, profile: str | None = None) -> Image.Image:
+    """Return the mask of :func:`example_image`: white where that picture is drawn anew.
+
+    Raises
+    ------
+    ValueError
+        If the section takes no mask; the message lists those that do.
+    OSError
+        If the guide's mask is not here and cannot be downloaded.
+    """
+    known = [name for name, each in BY_NAME.items() if each.takes_mask]
+    if section not in known:
+        raise ValueError(f"{section!r} takes no mask; these sections do: {', '.join(known)}.")
+    mini = resolve_profile(profile) == "mini"
+    return read_image(EXAMPLES / f"{section}-mask.png" if mini else _guide_file(section, "mask"))
+
+
 @lru_cache
-def _guide_file(section: str) -> str:
-    source = plan_for(section).sources["picture"]
-    return str(bring({"picture": source}, tell=lambda line: None)["picture"] / source.texts[0])
+def _guide_file(section: str, part: str = "picture") -> str:
+    source = plan_for(section).sources[part]
+    return str(bring({part: source}, tell=lambda line: None)[part] / source.texts[0])

@@ -156,8 +156,9 @@ class Added:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one section runs with one model: ``sources`` maps parts (and "picture") to what they take from the Hub.
+    """What one section runs with one model: ``sources`` maps parts to what they take from the Hub.
 
+    A section's "picture" and "mask" are among them.
     ``step`` and ``decode`` are bytes as in :class:`Added`, ``mini`` the parts' folders in ``lcm_nb/mini``.
     """
 
@@ -208,6 +209,7 @@ _OPENRAIL, _SDXL_REPO, _SD_REPO = (
     "stabilityai/stable-diffusion-xl-base-1.0",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
 )
+_INPAINTING = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 _DREAMSHAPER, _UNET, _FLAT = "SimianLuo/LCM_Dreamshaper_v7", "unet/diffusion_pytorch_model", "diffusion_pytorch_model"
 _SD_UNET, _SAFETY = {_UNET: 859_520_964}, {"safety_checker/model": 303_981_588}
 
@@ -217,6 +219,8 @@ _SSD_WITHOUT_UNET = _base("segmind/SSD-1B", "apache-2.0", {}, xl=True)
 _SSD_WHOLE = _base("segmind/SSD-1B", "apache-2.0", {_UNET: 1_331_334_404}, xl=True)
 _SD_WHOLE = _base(_SD_REPO, "creativeml-openrail-m", _SD_UNET | _SAFETY, xl=False)
 _SD_UNSAFE = _base(_SD_REPO, "creativeml-openrail-m", _SD_UNET, xl=False)
+# 9 channels go into this UNet: the latents' 4, the mask, and the 4 of the picture with a hole.
+_SD_INPAINTING = _base(_INPAINTING, "creativeml-openrail-m", {_UNET: 859_535_364} | _SAFETY, xl=False)
 _DREAMSHAPER_BASE = _base("Lykon/dreamshaper-7", "creativeml-openrail-m", _SAFETY, xl=False)
 _LCM_DREAMSHAPER_WHOLE = _base(_DREAMSHAPER, "mit", {_UNET: 859_602_884}, xl=False, variant=None)
 _LCM_DREAMSHAPER_UNET = Source(_DREAMSHAPER, "mit", {_UNET: 859_602_884})
@@ -250,6 +254,7 @@ def _picture(file: str) -> Source:
 
 
 _LANDSCAPE, _VERMEER = _picture("diffusers/img2img-init.png"), _picture("diffusers/input_image_vermeer.png")
+_CASTLE, _CASTLE_MASK = _picture("diffusers/inpaint.png"), _picture("diffusers/inpaint_mask.png")
 # The guide's T2I-Adapter section starts from a picture that lies in a repository of models.
 _MAP = Source("Adapter/t2iadapter", "apache-2.0", texts=("figs_SDXLV1.0/org_canny.jpg",), is_picture=True)
 
@@ -291,9 +296,27 @@ MODELS: tuple[Model, ...] = (
         settings=_CLASSIFIER_FREE,
     ),
     Model(
+        "lcm-lora-sd-inpainting",
+        "sd",
+        ("inpainting",),
+        {"base": _SD_INPAINTING, "lcm_lora": _LCM_LORA_SD},
+        settings=_CLASSIFIER_FREE
+        | {
+            "guidance_scale": Setting(
+                4.0,
+                "how strongly the prompt pulls; above 1 every step runs the UNet twice; the guide passes 4 here, and "
+                "advises 1 to 2 elsewhere",
+                1.0,
+                8.0,
+                0.5,
+                label="guidance",
+            )
+        },
+    ),
+    Model(
         "lcm-dreamshaper-v7",
         "sd",
-        ("image-to-image", "controlnet"),
+        ("image-to-image", "controlnet", "inpainting"),
         {"base": _DREAMSHAPER_BASE, "unet": _LCM_DREAMSHAPER_UNET},
         instead={"controlnet": {"base": _LCM_DREAMSHAPER_WHOLE}},
         mini={"base": "sd", "unet": "sd-lcm"},
@@ -302,7 +325,7 @@ MODELS: tuple[Model, ...] = (
     Model(
         "lcm-lora-sdv1-5",
         "sd",
-        ("text-to-image", "image-to-image", "controlnet"),
+        ("text-to-image", "image-to-image", "controlnet", "inpainting"),
         {"base": _SD_WHOLE, "lcm_lora": _LCM_LORA_SD},
         instead={"controlnet": {"base": _SD_UNSAFE, "lcm_lora": _LCM_LORA_SD}},
         mini={"base": "sd", "lcm_lora": "lcm-lora", "loras": "sd-loras"},  # the style is there for plain code
@@ -320,6 +343,8 @@ ADDED: Mapping[tuple[str, str], Added] = MappingProxyType(
         ("text-to-image", "xl"): Added(*_AT_1024),
         ("text-to-image", "sd"): Added(*_AT_768),
         ("image-to-image", "sd"): Added(*_AT_768, {"picture": _LANDSCAPE}),
+        # the guide's pictures have 512 pixels here, those of lcm-dreamshaper-v7 768
+        ("inpainting", "sd"): Added(*_AT_768, {"picture": _CASTLE, "mask": _CASTLE_MASK}),
         ("style-lora", "xl"): Added(*_AT_1024, {"loras": _PAPERCUT}),
         ("controlnet", "sd"): Added(*_AT_512, {"controlnet": _CANNY, "picture": _VERMEER}),
         ("t2i-adapter", "xl"): Added(
@@ -361,8 +386,8 @@ def models(section: str) -> tuple[str, ...]:
     return tuple(PLANS[section_for(section).name])
 
 
-def plan_for(section: str, model: str | None = None) -> Plan:
-    """Return the plan of a section with a model, the guide's if left out.
+def plan_for(section: str, model: str | None = None, profile: str = "guide") -> Plan:
+    """Return the plan of a section with a model; if left out, the guide's, or the first that the mini family has.
 
     Raises
     ------
@@ -372,7 +397,8 @@ def plan_for(section: str, model: str | None = None) -> Plan:
     known = models(section)
     if model is not None and model not in known:
         raise ValueError(f"{section} has no model {model!r}; choose one of: {', '.join(known)}.")
-    return PLANS[section][model or known[0]]
+    own = [name for name in known if profile == "guide" or PLANS[section][name].mini]
+    return PLANS[section][model or own[0]]
 
 
 def repositories() -> dict[str, str]:

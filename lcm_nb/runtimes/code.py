@@ -48,9 +48,16 @@ def _imports(section: Section, kinds: list[str], settings: Mapping[str, object])
             [*section.preparation.imports(settings), *lines], key=lambda line: (line[:4] == "from", line.lower())
         )
     if section.starts_from_picture:
-        home = "from lcm_nb.models.examples import example_image" if settings["image"] == EXAMPLE else ""
-        reader = "fit_image" if home else "fit_image, read_image"
-        lines += ["", *filter(None, [home]), f"from lcm_nb.pictures import {reader}"]
+        masks = [settings["mask_image"]] if section.takes_mask else []
+        homes = [name for name, value in zip(("image", "mask"), (settings["image"], *masks)) if value == EXAMPLE]
+        examples = ", ".join(f"example_{name}" for name in homes)
+        readers = [
+            "fit_image",
+            *(["fit_mask"] if masks else []),
+            *(["read_image"] if settings["image"] != EXAMPLE else []),
+        ]
+        lines += ["", *([f"from lcm_nb.models.examples import {examples}"] if homes else [])]
+        lines += [f"from lcm_nb.pictures import {', '.join(readers)}"]
     return lines
 
 
@@ -63,6 +70,8 @@ def _loading(section: Section, names: Checkpoints, parts: Mapping[str, str]) -> 
     place = "" if "offload" in names.measures else f".to({names.device!r})"
     options = _arguments(names.scheduler_options)
     lines.append(f"pipe = {section.pipelines[names.family]}.from_pretrained(\n    {names.base!r}{given}\n){place}")
+    if section.takes_mask and names.profile == "mini":
+        lines.append("pipe.unet.register_to_config(in_channels=4)  # what it calls a UNet that takes latents alone")
     return [*lines, f"pipe.scheduler = {names.scheduler}.from_config(pipe.scheduler.config{options})"]
 
 
@@ -96,6 +105,15 @@ def _picture(section: Section, names: Checkpoints, geometry: Geometry, settings:
     example = settings["image"] == EXAMPLE
     opened = f"example_image({section.name!r}, {names.profile!r})" if example else f"read_image({settings['image']!r})"
     options = f"side={geometry.side}, multiple={geometry.multiple}"
+    if section.takes_mask:
+        own = settings["mask_image"] != EXAMPLE
+        mask = repr(settings["mask_image"]) if own else f"example_mask({section.name!r}, {names.profile!r})"
+        return [
+            "",
+            f"picture = {opened}",
+            f"mask_image = fit_mask({mask}, picture.size, {options})",
+            f"image = fit_image(picture, {options})",
+        ]
     if not section.preparation:
         return ["", f"image = fit_image({opened}, {options})"]
     whole = ", keep=True" if section.preparation.is_done(settings) else ""
@@ -107,6 +125,8 @@ def _call(section: Section, settings: Mapping[str, object]) -> list[str]:
     several = seeds(settings)
     lines = [f"    {name}={value!r}," for name, value in settings.items() if section.role(name) == "argument"]
     lines += ["    image=image,"] if section.starts_from_picture else []
+    if section.takes_mask:
+        lines += ["    mask_image=mask_image,", "    height=image.height,", "    width=image.width,"]
     if len(several) == 1:
         return ["image = pipe(", *lines, f"    generator=torch.manual_seed({several[0]}),", ").images[0]"]
     inner = [f"    {line}" for line in lines]

@@ -27,6 +27,9 @@ from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
 
+# The inpainting pipelines know a UNet that takes latents alone, and blend for it, by this number in its configuration;
+# the mini family's latents have more channels. What runs is not touched by it.
+BLENDING = 4
 OUT_OF_MEMORY = re.compile(
     "CUDA.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory: you tried"
 )
@@ -64,16 +67,22 @@ class DiffusersRuntime:
 
     def draw(self, call: Call, on_step: OnStep) -> Drawing:
         """Draw one picture with the pipeline's own call."""
-        picture = {"image": call.image} if call.image is not None else {}
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
         styles = scaled(self.pipe, self.section, self.names, call.scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
         with enough_memory(remedy), styles, silenced(self.pipe), predictions(self.pipe) as seen:
-            callback = _callback(self.pipe, lambda index, timestep: on_step(index, timestep, seen[-1]))
+
+            def after_step(index: int, timestep: int, latents: torch.Tensor) -> None:
+                """Tell what the step predicted; where a mask keeps a part, the last step's is the blended whole."""
+                done = call.mask is not None and index + 1 == self.pipe.num_timesteps
+                on_step(index, timestep, latents if done else seen[-1])
+
             try:
-                output = self.pipe(**call.arguments, **picture, **callback, generator=generator)
+                output = self.pipe(
+                    **call.arguments, **call.pictures, **_callback(self.pipe, after_step), generator=generator
+                )
             finally:
                 if self.pipe.vae.dtype != self.names.dtype:
                     self.pipe.vae.to(self.names.dtype)  # SDXL's pipelines leave it in float32 after an error
@@ -98,7 +107,7 @@ class DiffusersRuntime:
     @torch.no_grad()
     def get_ready(self) -> Decode:
         """Fit the hints to the decoder, which takes it about as long as two pictures of 128 pixels."""
-        self._quick = fit_preview(self._decoded, self.pipe.unet.config.in_channels)
+        self._quick = fit_preview(self._decoded, self.pipe.vae.config.latent_channels)
         return self._quick
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
@@ -164,6 +173,8 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     }
     kind = getattr(diffusers, section.pipelines[names.family])
     pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
+    if section.takes_mask and pipe.unet.config.in_channels == pipe.vae.config.latent_channels:
+        pipe.unet.register_to_config(in_channels=BLENDING)
     scheduler = getattr(diffusers, names.scheduler)
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **names.scheduler_options)
     _load_loras(pipe, names)
@@ -309,13 +320,15 @@ def _telling(kind: Any) -> Any:
     return Telling
 
 
-def _callback(pipe: DiffusionPipeline, after_step: Callable[[int, int], None]) -> dict[str, Callable[..., Any]]:
-    """Return the callback argument that this pipeline takes, calling ``after_step(index, timestep)``."""
+def _callback(
+    pipe: DiffusionPipeline, after_step: Callable[[int, int, torch.Tensor], None]
+) -> dict[str, Callable[..., Any]]:
+    """Return the callback argument that this pipeline takes, calling ``after_step(index, timestep, latents)``."""
     if "callback_on_step_end" not in inspect.signature(pipe.__call__).parameters:
-        return {"callback": lambda index, timestep, latents: after_step(index, int(timestep))}  # T2I-Adapter's is older
+        return {"callback": lambda index, timestep, latents: after_step(index, int(timestep), latents)}  # T2I-Adapter's
 
     def callback(pipe: DiffusionPipeline, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        after_step(index, int(timestep))
+        after_step(index, int(timestep), tensors["latents"])
         return tensors
 
     return {"callback_on_step_end": callback}

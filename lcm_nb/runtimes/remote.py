@@ -204,9 +204,9 @@ class RemoteRuntime:
 
     def draw(self, call: Call, on_step: OnStep) -> Drawing:
         """Have the server draw one picture."""
-        image = encode_image(call.image) if call.image is not None else None
+        image, mask = (None if each is None else encode_image(each) for each in (call.image, call.mask))
         settings = {**call.arguments, **call.scales, "seed": call.seed}
-        return self.link.draw(Job(self.section.name, settings, image, call.lane, call.watched), call, on_step)
+        return self.link.draw(Job(self.section.name, settings, image, call.lane, call.watched, mask), call, on_step)
 
     def decode(self, latent: tuple[bytes, tuple[int, int]], quick: bool = False) -> Image.Image:
         """Return the hint that the server sent.

@@ -37,6 +37,8 @@ class Call:
         Start of the random numbers, 0 to 2**32 - 1.
     image
         What the pipeline starts from or follows, RGB, of a size that fits the geometry; None where there is none.
+    mask
+        Of the image's size, 255 where it is drawn anew, 0 where it stays; None where there is none.
     scales
         Style LoRA -> how strongly it acts, 0 for not at all.
     waiting
@@ -51,9 +53,20 @@ class Call:
     seed: int
     image: Image.Image | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
+    mask: Image.Image | None = None
     waiting: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
     watched: bool = True
     lane: str = ""
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """Return the pipeline's arguments that say what it starts from."""
+        if self.image is None:
+            return {}
+        if self.mask is None:
+            return {"image": self.image}
+        # without its size, the inpainting pipelines scale a picture to the model's own
+        return {"image": self.image, "mask_image": self.mask, "height": self.image.height, "width": self.image.width}
 
 
 @dataclass(frozen=True)

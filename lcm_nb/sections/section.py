@@ -96,6 +96,11 @@ class Section:
         """Whether a picture is among the settings."""
         return "image" in self.settings
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether a mask says which part of the picture is drawn anew."""
+        return "mask_image" in self.settings
+
     def role(self, name: str) -> str:
         """Return whom a setting concerns; those that a model adds are the pipeline's."""
         return self.settings[name].role if name in self.settings else "argument"
@@ -121,6 +126,12 @@ def picture(help: str) -> Setting:
     """Return the setting ``image``."""
     text = f"{help}: a path or a picture; {EXAMPLE!r} is one that comes with the section"
     return Setting(EXAMPLE, text, kind="image", role="picture")
+
+
+def mask(help: str) -> Setting:
+    """Return the setting ``mask_image``."""
+    text = f"{help}: a path or a picture of the same size; {EXAMPLE!r} is the mask of the example"
+    return Setting(EXAMPLE, text, kind="mask", label="mask", role="picture")
 
 
 STEPS = Setting(

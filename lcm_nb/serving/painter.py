@@ -16,7 +16,7 @@ from ..models.device import device_name, resolve_device, versions
 from ..models.hashes import checkpoint_hashes
 from ..models.plans import plan_for
 from ..pictures import encode_image
-from ..protocol import PREVIEW_SIDE, Event, Job, error_event, start_picture
+from ..protocol import PREVIEW_SIDE, Event, Job, error_event, start_mask, start_picture
 from ..runtimes.runtime import Call, Latent
 from ..settings import planned_timesteps
 from ..studio import Cancelled, Studio, load
@@ -121,7 +121,7 @@ def _call(studio: Studio, job: Job) -> Call:
         role: {name: value for name, value in job.settings.items() if studio.settings[name].role == role}
         for role in ("argument", "lora")
     }
-    return Call(of_role["argument"], job.settings["seed"], image, of_role["lora"])
+    return Call(of_role["argument"], job.settings["seed"], image, of_role["lora"], start_mask(job, image))
 
 
 class HereArtist:

@@ -63,12 +63,26 @@ def sheet(pictures: list[np.ndarray]) -> Image.Image:
 
 
 def result(work: Path, folder: Path) -> dict | None:
-    """Return what a reader got right, and put the sheet into ``folder``; None where nobody has read it."""
+    """Return what a reader got right, None where nobody has read; the sheet goes to ``folder`` at half size."""
     path = work / "blind" / "result.json"
     if not path.exists():
         return None
-    Image.open(work / "blind" / "sheet.png").save(folder / "blind.jpg", quality=85)
+    Image.open(work / "blind" / "sheet.png").reduce(2).save(folder / "blind.jpg", quality=85)
     return json.loads(path.read_text())
+
+
+def card_part(found: dict) -> str:
+    """Return the model card's part on what a reader got right."""
+    said = {row["number"]: f'"{row["said"]}"' if row["said"].strip("-") else "no name" for row in found["wrong"]}
+    wrong = ", ".join(f"{row['number']} ({row['subject']}: {said[row['number']]})" for row in found["wrong"])
+    return f"""
+## What a reader sees
+
+A reader who knew which subjects there are, but saw nothing except this sheet of {found["pictures"]} held-out captions
+at {STEPS} steps, named {len(found["right"])} of them right. Not right: {wrong or "none"}.
+
+![Numbered sheet of small illustrated scenes](blind.jpg)
+"""
 
 
 def count_right(names: list[str], key: list[dict]) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..models.vocabulary import COLOURS, MEDIUMS, PALETTES, PLAIN, SETTINGS, SUBJECTS
 from ..sections.style_lora import STYLES
 from ..tutorial.measure import GUIDANCE
+from . import blind
 from .lcm_lora import BUILT_IN_GUIDANCE, RANK
 from .lora import GAIN
 from .measure_samplers import TEACHER_GUIDANCE, TRIAL_STEPS
@@ -35,7 +36,8 @@ def write(folder: Path, figures: dict) -> Path:
     """Write ``folder/MODEL_CARD.md`` from what ``evaluate`` measured."""
     parts = [HEADER, _contents(), _targets(figures), _sheet(figures), _samplers(figures), _speed(figures)]
     parts += [
-        *([seen_part(figures["seen"], figures.get("blind"))] if "seen" in figures else []),
+        *([seen_part(figures["seen"])] if "seen" in figures else []),
+        *([blind.card_part(figures["blind"])] if figures.get("blind") else []),
         _guidance(figures),
         *_sections(figures["sections"]),
         _own(figures["own"]),

@@ -335,17 +335,8 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def seen_part(found: dict, blind: dict | None) -> str:
+def seen_part(found: dict) -> str:
     """Return the model card's part on what people see."""
-    read = ""
-    if blind:
-        wrong = ", ".join(f"{row['number']} ({row['subject']}) as {row['said'] or 'nothing'}" for row in blind["wrong"])
-        read = f"""
-A reader who saw only the sheet below, {blind["pictures"]} held-out captions at 4 steps, named {len(blind["right"])} of
-them right; taken for something else: {wrong or "none"}.
-
-![Numbered sheet of small illustrated scenes](blind.jpg)
-"""
     value, error = found["another icon"]
     return f"""
 ## What people see
@@ -359,4 +350,4 @@ shape of real scenes is {value:.2f} ± {error:.2f}. Frechet distances of so few 
 Guidance 14 moves the pictures of 4 LCM steps from those of guidance 1 by {found["response"]:.1f} of 255.
 
 {table({name: row for name, row in found.items() if isinstance(row, dict)})}
-{read}"""
+"""

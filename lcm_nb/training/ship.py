@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ..models.hashes import write_hashes
 from . import data
@@ -28,10 +28,12 @@ PARTS = {  # folder -> its stage
     "examples": "evaluate",
 }
 GOALS_MB = {"lcm-lora": 3, "shard": 12, "all else": 85}
+MASK = (32, 16, 223, 223)  # pixels of the inpainting example, left, top, right and bottom, to draw anew
 LIMIT_MB = 100  # PyPI takes no larger file
 # section -> subject, setting and medium of the picture that it starts from; a painting's strokes give canny a choice
 EXAMPLES = {
     "image-to-image": ("robot", "beach", None),
+    "inpainting": ("robot", "beach", None),
     "controlnet": ("panda", "meadow", "oil painting"),
     "t2i-adapter": ("fairy", "forest", "oil painting"),
 }
@@ -89,3 +91,12 @@ def draw_examples(work: Path, folder: Path) -> None:
     for section, (subject, background, medium) in EXAMPLES.items():
         scene = Scene((subject,), (None,), background, background_named=True, palette=None, medium=medium, seed=2)
         Image.fromarray(painter.draw(scene)).save(folder / f"{section}.png")
+    draw_mask(folder)
+
+
+def draw_mask(folder: Path) -> None:
+    """Draw the mask of the inpainting section's picture."""
+    with Image.open(folder / "inpainting.png") as picture:
+        mask = Image.new("L", picture.size, 0)
+    ImageDraw.Draw(mask).rectangle(MASK, fill=255)
+    mask.save(folder / "inpainting-mask.png")

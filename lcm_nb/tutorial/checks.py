@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from ..pictures import CELL
 from . import answers
 from .answers import NotYet, Verdict, checker, hint, not_yet, number, right, untouched, whole
 from .answers import silently as silently  # for the solutions
@@ -25,6 +27,7 @@ LABELS = ("subject", "background", "palette", "medium")
 # Settings with which a section shows what a fit prompt asks for: is the prompt at fault, or the setting?
 FIT = {
     "image-to-image": {"strength": 0.9},
+    "inpainting": {"strength": 1.0},
     "style-lora": {"papercut": 1.0},
     "controlnet": {"controlnet_conditioning_scale": 1.0},
     "t2i-adapter": {"adapter_conditioning_scale": 1.2, "adapter_conditioning_factor": 1.0},
@@ -121,7 +124,7 @@ def recognised(
     without: str = "",
     **wanted: str | float | None,
 ) -> Verdict:
-    """Check that the judge sees what a prompt was to draw (exercises E1.3, E2.2, E3.2, E4.2, E5.2).
+    """Check that the judge sees what a prompt was to draw (exercises E1.3, E2.2, E3.2, E4.2, E5.2, E10.3).
 
     The mini family draws the prompt once for each seed, whatever the notebook's profile,
     because the judge knows its pictures only.
@@ -161,6 +164,48 @@ def recognised(
     if usual != settings and _all_seen(section, text, seeds, usual, labels).count(labels) >= least:
         return not_yet(f"{report}. The prompt would do; {_off(settings, usual)}.")
     return not_yet(f"{report}, but {'; '.join(map(_words, seen))}. Name what is wanted, and little else.")
+
+
+@checker
+def cells(answer: int | None, *, box: tuple[int, int, int, int]) -> Verdict:
+    """Check how many latent cells a rectangular mask marks (exercise E10.1).
+
+    Parameters
+    ----------
+    answer
+        Cells of 16 x 16 pixels that are drawn anew.
+    box
+        The first column and row that are white, and the last ones, of 256 pixels.
+    """
+    if untouched(answer):
+        return hint("count the marked columns of cells, and the marked rows; a cell counts by its top left pixel.")
+    given, mask, (left, top, last, bottom) = whole(answer, "answer"), np.zeros((256, 256), bool), box
+    mask[top : bottom + 1, left : last + 1] = True
+    truth, touched = int(mask[::CELL, ::CELL].sum()), int(mask.reshape(16, CELL, 16, CELL).any((1, 3)).sum())
+    if given == truth:
+        return right(f"{truth} of 256 cells are drawn anew.")
+    if given == touched:
+        return not_yet(f"{given} cells are touched by the mask; but a cell counts only if its top left pixel is white.")
+    return not_yet(f"{given} is not it; cells begin at 0, 16, 32, ...: which of these columns and rows are white?")
+
+
+@checker
+def put_back(answer: Image.Image | None, *, given: Image.Image, drawn: Image.Image, mask: Image.Image) -> Verdict:
+    """Check that a picture is the drawn one where its mask is white, and the given one elsewhere (exercise E10.2)."""
+    if untouched(answer):
+        return hint("PIL's Image.composite takes two pictures and a mask of mode L, white where the first one counts.")
+    if not isinstance(answer, Image.Image) or answer.size != given.size:
+        return not_yet(
+            f"the answer is {answers.shown(answer)}; make a PIL image of {given.width} x {given.height} pixels."
+        )
+    pixels, white = np.asarray(answer.convert("RGB")), np.asarray(mask.convert("L")) >= 128
+    for place, wanted, where in (("white", drawn, white), ("black", given, ~white)):
+        wrong = float((pixels != np.asarray(wanted)).any(axis=2)[where].mean())
+        if wrong:
+            return not_yet(
+                f"where the mask is {place}, {wrong:.0%} of the pixels are other ones; which picture belongs there?"
+            )
+    return right("what the mask leaves is the given picture, to the bit.")
 
 
 @checker

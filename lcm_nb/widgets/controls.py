@@ -79,8 +79,8 @@ class Seed(_Admitting, widgets.BoundedIntText):
 def control_for(name: str, spec: Setting):
     """Return the control of a setting; its value is the setting's default."""
     label = label_of(name, spec)
-    if spec.kind == "image":
-        return ImageInput(label)
+    if spec.kind in ("image", "mask"):
+        return ImageInput(label, "mask" if spec.kind == "mask" else "draw")
     options = {"description": label, TOOLTIP: f"{label}: {spec.help}"}
     if spec.kind == "text":
         control = widgets.Textarea(value=spec.default, rows=2, disabled=bool(spec.inert), **options)

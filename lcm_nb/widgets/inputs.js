@@ -22,8 +22,14 @@ async function small(file) {
   return blob.arrayBuffer();
 }
 
+// The bytes of a picture as something to draw; null for none.
+async function bitmapOf(bytes) {
+  return bytes && bytes.byteLength ? createImageBitmap(new Blob([bytes])) : null;
+}
+
 function render({ model, el }) {
   el.classList.add("lcm-input");
+  const kind = model.get("kind");
   const label = document.createElement("span"), choose = document.createElement("button");
   const example = document.createElement("button"), name = document.createElement("span");
   const file = Object.assign(document.createElement("input"), { type: "file", hidden: true });
@@ -72,7 +78,45 @@ function render({ model, el }) {
   });
   for (const trait of ["label", "name"]) model.on(`change:${trait}`, tell);
   tell();
-  el.append(label, choose, example, name, file);
+  el.append(label, choose, example);
+  const surface = paintable({ model, el, kind });
+  el.append(name, file);
+  return surface;
+}
+
+// Let the picture, or the mask, be painted; return what is to be done when the view goes.
+function paintable({ model, el, kind }) {
+  const side = model.get("side");
+  const send = (number, bytes) => model.send({ do: "paint", number }, undefined, [bytes]);
+  const paint = painter({ kind, width: side, height: side, send });
+  const onTaken = () => paint.taken(model.get("taken"));
+  const show = async () => {
+    const below = await bitmapOf(model.get("below")), ink = await bitmapOf(model.get("ink"));
+    const sized = below || ink;
+    if (sized) paint.resize(sized.width, sized.height);
+    if (below) paint.background(below);
+    if (ink) paint.load(ink);
+  };
+  const open = (now) => {
+    paint.el.hidden = !now;
+    draw.setAttribute("aria-pressed", String(now));
+    el.classList.toggle("lcm-painting", now);
+    model.send({ do: now ? "open" : "shut" });
+  };
+  const draw = button(kind === "mask" ? "paint" : "draw", kind === "mask" ? "Paint the mask on the picture" : "Draw the picture here", () => open(paint.el.hidden));
+  el.append(draw, paint.el);
+  // a wide part comes last in the row
+  paint.el.style.order = 1;
+  paint.el.hidden = kind !== "mask";
+  draw.setAttribute("aria-pressed", String(!paint.el.hidden));
+  model.on("change:taken", onTaken);
+  model.on("change:laid", show);
+  show();
+  return () => {
+    paint.close();
+    model.off("change:taken", onTaken);
+    model.off("change:laid", show);
+  };
 }
 
 export default { render };

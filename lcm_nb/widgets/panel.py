@@ -18,7 +18,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from ..files import names
-from ..settings import Setting, slug
+from ..settings import EXAMPLE, Setting, slug
 from .compare import label_of, say
 from .controls import buttons, close_tree, control_for, several, with_prompt
 from .history import Drawn
@@ -55,6 +55,10 @@ class Hooks:
         Says in a line what a picture shows.
     read
         Returns the settings that the bytes of a saved PNG carry.
+    picture
+        Returns the picture that a value of a setting stands for, by the setting's name.
+    side
+        Pixels of a side of the pictures that are drawn: of what is painted in the page, too.
     """
 
     run: Callable
@@ -65,6 +69,8 @@ class Hooks:
     examples: Iterable[str] = ()
     describe: Callable[[object], str] | None = None
     read: Callable[[bytes], dict] | None = None
+    picture: Callable[[str, str], object] | None = None
+    side: int = 512
 
 
 class Panel(widgets.VBox):
@@ -107,6 +113,7 @@ class Panel(widgets.VBox):
         self.add_class("lcm-panel")
         self._connect()
         self._show_intent()
+        self._show_mask()
         self._look_ahead()
 
     # -- what tests and notebooks use; the mouse takes the same paths ------------------
@@ -272,9 +279,12 @@ class Panel(widgets.VBox):
 
     def _connect(self) -> None:
         c = self.controls
+        if self._mask:
+            c["image"].observe(self._on_picture, "value")  # before what draws
         for name in self.specs:
             c[name].observe(self._on_change, "value")
             if isinstance(c[name], ImageInput):
+                c[name].side = self._hooks.side
                 c[name].observe(lambda change: change.new and self._refuse(change.new), "error")
         c["dice"].on_click(lambda _: self._roll())
         c["run"].on_click(lambda _: self._on_run())
@@ -304,11 +314,41 @@ class Panel(widgets.VBox):
     def _on_change(self, change) -> None:
         if getattr(self._quietly, "now", False):
             return
+        if change.owner is self._mask and not change.owner.painting:
+            self._show_mask()
         self._show_intent()
         if not self.controls["live"].value:
             self._look_ahead()
         elif not self._mailbox.closed:
             self._post([self.values()], pause=TYPING if isinstance(change.owner, widgets.Textarea) else 0.0)
+
+    @property
+    def _mask(self) -> ImageInput | None:
+        """The control of the mask, where the section takes one."""
+        return next((self.controls[name] for name, spec in self.specs.items() if spec.kind == "mask"), None)
+
+    def _on_picture(self, change) -> None:
+        """Begin a new mask for a new picture."""
+        if getattr(self._quietly, "now", False):
+            return
+        self._quietly.now = True
+        try:
+            if change.new == EXAMPLE:
+                self._mask.value = EXAMPLE
+            else:
+                self._mask.empty(self._hooks.picture("image", change.new).size)
+        finally:
+            self._quietly.now = False
+        self._show_mask()
+
+    def _show_mask(self) -> None:
+        """Show the mask on its picture, to be painted on."""
+        if self._mask and self._hooks.picture:
+            self._try("Not taken", self._lay_mask)
+
+    def _lay_mask(self) -> None:
+        image, mask = (self._hooks.picture(name, self.controls[name].value) for name in ("image", "mask_image"))
+        self._mask.lay_under(image, mask)
 
     def _refuse(self, why: str) -> None:
         self._stage.tell(f"Not taken: {why}", "error")
@@ -350,6 +390,8 @@ class Panel(widgets.VBox):
                 self.controls[name].value = settings[name]
         finally:
             self._quietly.now = False
+        if settings.keys() & {"image", "mask_image"}:
+            self._show_mask()
         self._show_intent()
 
     def _pick(self, shot: Shot, row: list[Shot]) -> None:
