@@ -12,9 +12,10 @@ from base64 import b64encode
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from chromium import FLAGS, MILLISECONDS, free_port, wait_for
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from lcm_nb.sections import BY_NAME as RECIPES
 from lcm_nb.sections import section_for
@@ -40,7 +41,9 @@ def folder(tmp_path_factory):
         notebook = nbformat.v4.new_notebook(cells=cells)
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, folder / f"{section}.ipynb")
-    Image.effect_noise((300, 200), 90).convert("RGB").save(folder / "mine.png")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    soft = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3))  # edges of all strengths: each threshold acts
+    ImageOps.autocontrast(soft).save(folder / "mine.png")
     # Jupyter's news would ask a server elsewhere, and put a question over the page.
     news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
