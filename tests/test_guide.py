@@ -59,7 +59,12 @@ def test_nothing_can_change_a_plan():
 def test_fp16_only_where_the_repository_has_it():
     variants = {s.repo: s.variant for section in SECTIONS for s in plan_for(section).sources.values()}
     without = {repo for repo, variant in variants.items() if variant is None}
-    loras_and_pictures = {"TheLastBen/Papercut_SDXL", "huggingface/documentation-images", "Adapter/t2iadapter"}
+    loras_and_pictures = {
+        "TheLastBen/Papercut_SDXL",
+        "latent-consistency/lcm-lora-sdv1-5",
+        "huggingface/documentation-images",
+        "Adapter/t2iadapter",
+    }
     assert without == {"SimianLuo/LCM_Dreamshaper_v7", "lllyasviel/sd-controlnet-canny"} | loras_and_pictures
 
 
