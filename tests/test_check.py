@@ -105,7 +105,7 @@ def test_a_damaged_family_is_named(capsys, monkeypatch):
     from lcm_nb.models import hashes
 
     def damaged():
-        raise OSError("lcm/config.json is damaged; install lcm_nb again.")
+        raise OSError("lcm/config.json of the small models is damaged; install lcm_nb again.")
 
     monkeypatch.setattr(hashes, "check_family", damaged)
     code, (line, _) = run(capsys, "models", monkeypatch=monkeypatch)
