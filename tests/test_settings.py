@@ -94,7 +94,8 @@ def test_sections_are_public_and_in_the_order_of_their_notebooks(root):
     assert "text-to-image" in lcm_nb.SECTIONS
     assert lcm_nb.SECTIONS == SECTIONS
     stems = [path.stem for path in sorted((root / "notebooks").glob("*.ipynb"))]
-    assert [section_for(section).notebook for section in SECTIONS] == stems[1 : len(SECTIONS) + 1]
+    notebooks = [section_for(section).notebook for section in SECTIONS]
+    assert notebooks == [stem for stem in stems if stem in notebooks]
 
 
 def test_defaults_and_slider_ends_lie_in_range():
