@@ -1,11 +1,9 @@
 """A real browser in a real JupyterLab: the panels are moved by mouse and keys, and the picture changes."""
 
+import functools
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from base64 import b64encode
@@ -14,7 +12,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from chromium import FLAGS, MILLISECONDS, free_port, wait_for
+from chromium import MILLISECONDS, chromium, jupyterlab, lab_command, write_notebook
 from PIL import Image, ImageFilter, ImageOps
 
 from lcm_nb.sections import BY_NAME as RECIPES
@@ -34,63 +32,34 @@ DONE = re.compile(r"^\d+ steps? at timesteps? [\d, ]+ - [\d.]+ s")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a small notebook a section, and JupyterLab's settings for this test alone."""
+    """A folder with a small notebook a section, and a picture."""
     folder = tmp_path_factory.mktemp("lab")
     for section in RECIPES:
-        cells = [nbformat.v4.new_code_cell(cell) for cell in (LOAD.format(section=section), *CELLS)]
-        notebook = nbformat.v4.new_notebook(cells=cells)
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(notebook, folder / f"{section}.ipynb")
+        write_notebook(folder / f"{section}.ipynb", (LOAD.format(section=section), *CELLS))
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     soft = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3))  # edges of all strengths: each threshold acts
     ImageOps.autocontrast(soft).save(folder / "mine.png")
-    # Jupyter's news would ask a server elsewhere, and put a question over the page.
-    news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     return folder
 
 
-def lab_command(root, options: list[str]) -> list[str]:
+def make_lab(root, options: list[str]) -> list[str]:
     """Return `make lab` where make installed, else what it runs."""
     if shutil.which("make") and (root / ".venv" / ".installed").exists():
         return ["make", "--directory", str(root), "lab", f"LAB_ARGS={' '.join(options)}"]
-    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    start = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
-    return [sys.executable, "-m", "jupyterlab", start, *as_root, *options]
+    return lab_command(["--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb", *options])
 
 
 @pytest.fixture(scope="module")
 def lab(folder, environment, root):
     """The address of a JupyterLab that shows the folder, with its token."""
-    port, token = free_port(), "only-for-this-test"
-    own = {
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "JUPYTER_CONFIG_DIR": str(folder / "config"),
-        "JUPYTER_DATA_DIR": str(folder / "data"),
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "IPYTHONDIR": str(folder / "ipython"),
-    }
-    options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0"]
-    options += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
-    command = lab_command(root, options)
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment | own, cwd=folder, stdout=log, stderr=log)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, folder / "server.log")
-            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
-        finally:
-            server.terminate()
-            server.wait(30)
+    with jupyterlab(folder, environment, functools.partial(make_lab, root)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=RECIPES)

@@ -5,22 +5,19 @@ With LCM_NB_WEB in the environment the export in that folder is tested instead o
 """
 
 import base64
+import contextlib
 import functools
 import http.server
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
-import nbformat
 import numpy as np
 import pytest
-from chromium import FLAGS, MILLISECONDS, free_port, wait_for
+from chromium import MILLISECONDS, chromium, jupyterlab, write_notebook
 
 pytestmark = pytest.mark.slow
 
@@ -99,12 +96,8 @@ def serve():
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -439,31 +432,13 @@ panel"""
 @pytest.fixture
 def lab(tmp_path, environment):
     """A function that opens a JupyterLab in which a notebook has the given cells."""
-    servers = []
+    with contextlib.ExitStack() as running:
 
-    def open_lab(cells: list[str]) -> str:
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(notebook, tmp_path / "web.ipynb")
-        port, token = free_port(), "only-for-this-test"
-        options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}"]
-        options += [f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
-        own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-        own |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
-        # Jupyter's news would ask a server elsewhere, and put a question over the page.
-        news = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-        news.parent.mkdir(parents=True)
-        news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-        with (tmp_path / "server.log").open("w") as log:
-            command = [sys.executable, "-m", "jupyterlab", *options]
-            servers.append(subprocess.Popen(command, env=environment | own, cwd=tmp_path, stdout=log, stderr=log))
-        wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", servers[-1], tmp_path / "server.log")
-        return f"http://127.0.0.1:{port}/lab/tree/web.ipynb?token={token}&reset"
+        def open_lab(cells: list[str]) -> str:
+            write_notebook(tmp_path / "web.ipynb", cells)
+            return running.enter_context(jupyterlab(tmp_path, environment)).format("web.ipynb")
 
-    yield open_lab
-    for server in servers:
-        server.terminate()
-        server.wait(30)
+        yield open_lab
 
 
 @pytest.mark.parametrize("way", ["kernel", "address"])

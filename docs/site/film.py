@@ -6,23 +6,17 @@ picture, with the controls that made it, becomes a frame. To be run again when t
 
 import argparse
 import io
-import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
-import nbformat
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from chromium import FLAGS, MILLISECONDS, free_port, wait_for  # noqa: E402
+from chromium import MILLISECONDS, chromium, jupyterlab, write_notebook  # noqa: E402
 
 CODE = 'import lcm_nb\npanel = lcm_nb.load("text-to-image", profile="mini").panel()\npanel'
 WIDTH = 720  # pixels of the film
@@ -30,31 +24,6 @@ LARGEST = 3_000_000  # bytes
 LONG, SHORT = 1600, 600  # milliseconds that a frame stands
 PROMPTS = ("a cute fox in a meadow", "an owl in the snow, oil painting", "a castle at sunset, warm colors")
 STEPS = (1, 2, 4, 8)
-
-
-@contextmanager
-def lab(folder: Path):
-    """Run a JupyterLab that knows no settings but its own, and yield the address of the notebook."""
-    cell = nbformat.v4.new_code_cell(CODE)
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "panel.ipynb")
-    news = folder / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    port, token = free_port(), "only-for-the-film"
-    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "IPYTHONDIR": str(folder / "ipython")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, env=os.environ | own, cwd=folder, stdout=log, stderr=log)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, folder / "log")
-            yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?token={token}&reset"
-        finally:
-            server.terminate()
-            server.wait(30)
 
 
 def frames(page) -> list[tuple[Image.Image, int]]:
@@ -84,13 +53,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT")
     out = parser.parse_args().out
-    with tempfile.TemporaryDirectory() as folder, lab(Path(folder)) as address, sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        jupyterlab(Path(folder), os.environ) as address,
+        chromium() as browser,
+    ):
+        write_notebook(Path(folder) / "panel.ipynb", [CODE])
         page = browser.new_page(viewport={"width": 1180, "height": 1400})
         page.set_default_timeout(MILLISECONDS)
-        page.goto(address)
+        page.goto(address.format("panel.ipynb"))
         shots = frames(page)
-        browser.close()
     width, height = (max(shot.size[axis] for shot, _ in shots) for axis in (0, 1))
     pictures = []
     for shot, _ in shots:  # the panel grows with its history: what it lacks is its own background
