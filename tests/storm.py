@@ -158,6 +158,8 @@ import json, sys, warnings
 sys.path.insert(0, {root!r})
 import lcm_nb
 from tests.storm import calm, counts
+from zmq.utils.garbage import gc as large_messages
+large_messages.start()  # its thread starts once, with the first message of 64 kB, whenever that is
 panel = lcm_nb.load({section!r}, profile="mini").panel()
 print(json.dumps([panel.screen.model_id, {{n: [c.model_id, hasattr(c, "click")] for n, c in panel.controls.items()}}]))
 """
@@ -224,6 +226,8 @@ def storm(section: str, events: int, chance: random.Random, in_kernel: bool) -> 
     """Return wrong pictures, and the counts of each calm."""
     studio, wrong, calms = lcm_nb.load(section, profile="mini"), 0, []
     with place(studio, in_kernel) as where:
+        where.panel.controls["run"].click()  # what starts once, with the first picture, is there (tqdm's monitor)
+        where.calm()
         for number in range(1, events + 1):
             chance.choice(EVENTS)(where.panel, chance)
             time.sleep(chance.choice((0, 0, 0.01, 0.05, 0.2)))
