@@ -38,7 +38,6 @@ ci:
 	$(MAKE) test
 	$(MAKE) colab
 	$(MAKE) platforms
-	$(MAKE) web
 
 # What takes seconds; the hooks of .pre-commit-config.yaml are these four.
 check: lint style stripped types
@@ -72,9 +71,11 @@ colab: $(COLAB)/.installed
 	$(COLAB)/bin/python -m pytest --nbmake notebooks/00_start_here.ipynb notebooks/01_text_to_image.ipynb
 
 # What Binder does with binder/, in a fresh environment; the memory that the heaviest notebooks take; Run All of each
-# notebook that has a panel in JupyterLab; random events on the panels, here and through a kernel.
+# notebook that has a panel in JupyterLab; the LCM in a page, which needs npm; random events on the panels, here and
+# through a kernel.
+platforms: export OMP_NUM_THREADS = 1
 platforms: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py
+	$(BIN)/python -m pytest $(PARALLEL) -m slow tests/test_binder.py tests/test_memory.py tests/test_browser.py tests/test_web.py
 	$(BIN)/python -m tests.storm --events 250
 	$(BIN)/python -m tests.storm --events 50 --sections image-to-image --kernel
 
@@ -82,7 +83,7 @@ platforms: $(INSTALLED)
 bench: $(INSTALLED)
 	LCM_NB_PROFILE=mini $(BIN)/lcm-nb bench $(BENCH_ARGS)
 
-# The LCM in a page: exported anew, then driven in Chromium and in JupyterLab. Needs npm.
+# Of these the LCM in a page alone: exported anew, then driven in Chromium and in JupyterLab. Needs npm.
 web: export LCM_NB_PROFILE = mini
 web: export HF_HUB_OFFLINE = 1
 web: $(INSTALLED)

@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SPLIT = {"test_training": "work", "test_browser": "lab"}
 LONGEST = (
+    "test_web",
+    "run all 07_lcm_lora.ipynb",
+    "test_memory",
     "test_training work",
     "08_distil_your_own",
     "test_browser lab",

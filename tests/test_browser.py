@@ -500,7 +500,7 @@ def run_in_lab(lab, folder, browser):
 
 
 @pytest.mark.slow  # 06 and 08 have no panel
-@pytest.mark.parametrize("name", WITH_PANEL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(f"run all {n}")) for n in WITH_PANEL])
 def test_after_run_all_each_notebook_shows_its_panel_with_the_picture(run_in_lab, name, tmp_path):
     page = run_in_lab(name)
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
