@@ -282,3 +282,21 @@ def test_changed_weights_of_a_text_encoder_are_seen(own_studio):
     with torch.no_grad():
         next(own_studio.pipe.text_encoder.parameters()).mul_(1.5)
     assert not np.array_equal(plain, draw())
+
+
+def test_sections_hold_once_what_they_read_from_the_same_files():
+    studios = [lcm_nb.load(section) for section in ("text-to-image", "t2i-adapter")]
+    first, second = (studio.runtime.pipe for studio in studios)
+    for name in ("text_encoder", "text_encoder_2", "vae", "unet"):
+        assert getattr(first, name) is getattr(second, name), name
+    assert lcm_nb.load("style-lora").runtime.pipe.unet is not first.unet, "LoRAs change it"
+
+
+def test_a_network_that_was_changed_is_read_anew():
+    changed = lcm_nb.load("image-to-image").runtime.pipe
+    with torch.no_grad():
+        changed.unet.conv_in.weight.mul_(2)
+    again = lcm_nb.load("image-to-image").runtime.pipe
+    assert again.vae is changed.vae and again.unet is not changed.unet
+    assert torch.equal(again.unet.conv_in.weight * 2, changed.unet.conv_in.weight)
+    assert lcm_nb.load("inpainting").runtime.pipe.unet is not again.unet, "its configuration is another"

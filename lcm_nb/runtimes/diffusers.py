@@ -26,6 +26,7 @@ from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
+from .shared import share, shareable, shared
 
 # The inpainting pipelines know a UNet that takes latents alone, and blend for it, by this number in its configuration;
 # the mini family's latents have more channels. What runs is not touched by it.
@@ -167,10 +168,11 @@ def quiet_loads() -> Iterator[None]:
 
 def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     """Return a section's stock pipeline on its device, with its scheduler and all LoRAs."""
-    parts = {
-        part: getattr(diffusers, kind).from_pretrained(names.parts[part], **names.options(part))
-        for part, kind in own_parts(names).items()
-    }
+    keys = shareable(section, names)
+    parts: dict[str, Any] = dict(shared(keys))
+    for part, kind in own_parts(names).items():
+        if part not in parts:
+            parts[part] = getattr(diffusers, kind).from_pretrained(names.parts[part], **names.options(part))
     kind = getattr(diffusers, section.pipelines[names.family])
     pipe = kind.from_pretrained(names.base, **parts, **section.options, **names.loading["base"])
     if section.takes_mask and pipe.unet.config.in_channels == pipe.vae.config.latent_channels:
@@ -189,7 +191,9 @@ def load_pipeline(section: Section, names: Checkpoints) -> DiffusionPipeline:
     if "offload" in names.measures:  # last, and instead of `to`: it hooks what is there, and moves it when it runs
         pipe.enable_model_cpu_offload(device=names.device)
         return pipe
-    return pipe.to(names.device)
+    pipe.to(names.device)
+    share(keys, pipe)
+    return pipe
 
 
 def _check_loaded(pipe: DiffusionPipeline, names: Checkpoints, scheduler: type) -> None:

@@ -124,6 +124,11 @@ class Link:
 
     def _lost(self, error: Exception) -> ConnectionError:
         why = " ".join(str(error).split()) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            return ConnectionError(
+                f"{self.address} has a certificate that is not trusted here ({why}); check the address, and if the "
+                "certificate is the server's own, set the environment variable SSL_CERT_FILE to its PEM file."
+            )
         return ConnectionError(f"The connection to {self.address} failed ({why}); run again when the server is there.")
 
     def draw(self, job: Job, call: Call, on_step: OnStep) -> Drawing:
