@@ -515,10 +515,9 @@ def test_what_ships_can_be_trained_on_and_looked_at(work, tmp_path):
     stage("distill", copy, "--resume")
     for name in ("shape", "blind"):
         stage(name, copy)
-    assert len(json.loads((copy / "trial.json").read_text())) == 7
+    assert len(json.loads((copy / "trial.json").read_text())) == 6
     for folder in ("vae", "base/vae", "sd/vae", "sd-lcm/vae"):
         vae = AutoencoderTiny.from_pretrained(copy / folder)
-        assert vae.config.num_decoder_blocks[-2] == 1
         assert loop.fingerprint(vae.encoder) == encoder
     assert json.loads((copy / "shape.json").read_text())["LCM, 1 step"]["shape"][0] <= 1
     Image.open(copy / "blind" / "sheet.png").verify()

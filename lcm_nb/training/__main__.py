@@ -38,7 +38,7 @@ STAGES = {
     # what goes on from the family that ships, or looks at it
     "unpack": dict(),
     "trial": dict(minutes=7, batch_size=16, learning_rate=1.5e-3),
-    "sharpen": dict(minutes=60, batch_size=3, learning_rate=5e-4),
+    "sharpen": dict(minutes=60, batch_size=4, learning_rate=4e-4),
     "shape": dict(steps=300),
     "blind": dict(steps=48),
 }

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from ..models.judge import Judge
-from .autoencoder import CROP, HELD_OUT, Autoencoding, as_images, build, fit, load_pictures, psnr
+from .autoencoder import CROP, Autoencoding, as_images, build, fit, load_pictures, psnr
 from .loop import FLOAT32, Settings, made_by, make_accelerator, train, trainable
 from .shape import held_out, sharpness, through
-from .sharpen import Pairs, Sharpening, deepen
+from .sharpen import Pairs, Sharpening
 
 SHAPES = {  # name -> factor, and what else is different
     "f=16, 8 channels": (16, {}),
@@ -27,10 +26,9 @@ SHAPES = {  # name -> factor, and what else is different
     "f=8, 4 channels": (8, {}),
 }
 LOSSES = {  # name -> weights beside the pixel losses
-    "pixels": dict(energy=0.0, perceptual=0.0, adversarial=0.0),
-    "pixels, perceptual": dict(energy=0.0, perceptual=0.25, adversarial=0.0),
-    "pixels, perceptual, critic": dict(energy=0.0, perceptual=0.25, adversarial=0.5),
-    "pixels, perceptual, edge energy": dict(energy=2.0, perceptual=0.1, adversarial=0.0),
+    "pixels": dict(dissimilarity=0.0, energy=0.0),
+    "pixels, similarity": dict(dissimilarity=0.5, energy=0.0),
+    "pixels, similarity, edge energy": dict(dissimilarity=0.5, energy=0.3),
 }
 UPDATES = 150  # of each loss
 SCENES = 40
@@ -83,12 +81,9 @@ def shape_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
 def loss_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
     """Return the autoencoder in ``work/vae`` with a decoder trained on by one loss, and its number of updates."""
     vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", settings.work / "vae"), **FLOAT32)
-    judge = Judge.from_pretrained(made_by("judge", settings.work / "judge"), **FLOAT32)
     accelerator, updates = make_accelerator(), min(UPDATES, settings.steps)
     pairs = Pairs(replace(settings, resume=True), accelerator.device)
-    if vae.config.num_decoder_blocks[-2] == 0:
-        vae = deepen(vae, as_images(pairs.pictures[:HELD_OUT]))
-    module = Sharpening(vae, judge, LOSSES[name])
+    module = Sharpening(vae, LOSSES[name])
     settings = replace(settings, steps=updates, minutes=float("inf"), batch_size=3, learning_rate=5e-4)
 
     def loss_of(module, generator):
