@@ -524,6 +524,15 @@ def test_an_older_server_and_no_server_at_all_are_told_apart(place, monkeypatch)
         lcm_nb.load("text-to-image", server=f"{place}/health", token=TOKEN)
 
 
+def test_a_certificate_that_is_not_trusted_is_told_with_its_remedy(monkeypatch):
+    def refuse(*_, **__):
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    monkeypatch.setattr(httpx.Client, "get", refuse)
+    with pytest.raises(ConnectionError, match="https://school:8000 has a certificate .* set .*SSL_CERT_FILE"):
+        lcm_nb.load("text-to-image", server="https://school:8000", token=TOKEN)
+
+
 def test_the_environment_names_the_server(place, monkeypatch):
     monkeypatch.setenv("LCM_NB_SERVER", place)
     monkeypatch.setenv("LCM_NB_TOKEN", TOKEN)
