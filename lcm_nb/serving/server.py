@@ -267,7 +267,10 @@ def run(order: Order, token_file: str | None) -> None:
     except (ValueError, OSError):
         raise
     except Exception as error:  # Ray's are of many kinds; among them is what painters could not load
-        raise OSError(f"The server did not start: {str(error).strip().splitlines()[-1]}") from None
+        why = str(error).strip().splitlines()[-1].rstrip(".")
+        raise OSError(
+            f"The server did not start: {why}. Ray's logs in /tmp/ray say more; try once more if the machine is busy."
+        ) from None
     print(check(order.address, tokens[0].split()[-1]))
     if not token_file:
         print(f"The token, shown this once: {tokens[0]}")
