@@ -27,6 +27,8 @@ UNTOUCHED = [
     lambda: checks.combined(None, 1.0),
     lambda: checks.cells(None, box=(40, 16, 99, 207)),
     lambda: checks.put_back(None, given=GIVEN, drawn=DRAWN, mask=MASK),
+    lambda: checks.comes_back_to(None, num_inference_steps=4, eta=0.3),
+    lambda: checks.tcd_noise(lambda *_: ...),
 ]
 
 
@@ -155,6 +157,35 @@ def test_a_wrong_step_of_ddim_is_turned_down_with_the_reason(answer, why, capsys
 def test_the_right_step_of_ddim_is_taken(capsys):
     assert checks.ddim_step(lambda z, clean, a, s, a2, s2: a2 * clean + s2 * (z - a * clean) / s)
     assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([531, 349, 181], "Right: back to 531, 349, 181"),
+        ([531, 349, 181, 0], "Not yet: 4 timesteps, but 3 steps add noise"),
+        ([699, 531, 349], "Not yet: these are of the timesteps where the steps begin"),
+        ([531, 350, 181], "Not yet: 350 is wrong; the next timestep is 499, times 0.7"),
+    ],
+)
+def test_where_a_step_comes_back_to_is_read_off_the_scheduler(answer, told, capsys):
+    assert bool(checks.comes_back_to(answer, num_inference_steps=4, eta=0.3)) is told.startswith("Right")
+    assert capsys.readouterr().out.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda z, new, a, b: b / a * z + (1 - (b / a) ** 2) ** 0.5 * new, "Right: "),
+        (lambda z, new, a, b: z + (1 - (b / a) ** 2) ** 0.5 * new, "Not yet: the new noise is right; but the picture"),
+        (lambda z, new, a, b: b / a * z + (1 - b**2) ** 0.5 * new, "Not yet: that is too much noise"),
+        (lambda z, new, a, b: b / a * z + (1 - b / a) * new, "Not yet: noises add by their squares"),
+        (lambda z, new, a, b: b * z, "Not yet: the latent is another"),
+    ],
+)
+def test_the_noise_of_tcd_is_the_schedulers(answer, told, capsys):
+    assert bool(checks.tcd_noise(answer)) is told.startswith("Right")
+    assert capsys.readouterr().out.startswith(told)
 
 
 TABLE = {("LCM", 4): 10.0, ("DDIM", 25): 9.0, ("DDIM", 2): 30.0, ("DDIM", 4): 12.0, ("DDIM", 8): 10.0}
@@ -347,6 +378,9 @@ SLOTS = {
     "cells": lambda a: checks.cells(a, box=(40, 16, 99, 207)),
     "put_back": lambda a: checks.put_back(a, given=GIVEN, drawn=DRAWN, mask=MASK),
     "overtaken": lambda a: checks.overtaken(a, figure="frechet"),
+    "comes_back_to": lambda a: checks.comes_back_to(a, num_inference_steps=4, eta=0.3),
+    "tcd_noise": lambda a: checks.tcd_noise(a),
+    "tcd_noise's result": lambda a: checks.tcd_noise(lambda *_: a),
     "distillation_forwards": lambda a: checks.distillation_forwards(a),
     "consistency_function": lambda a: checks.consistency_function(a),
     "consistency_function's result": lambda a: checks.consistency_function(lambda *_: a),

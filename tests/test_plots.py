@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
@@ -77,6 +78,31 @@ def test_a_live_curve_shows_the_latest_picture():
         curve.show(Image.new("RGB", (6, 4), colour))
         assert Image.open(io.BytesIO(picture.value)).getpixel((0, 0)) == colour
     assert picture.layout.display == ""
+
+
+def test_a_flipbook_shows_the_page_that_its_slider_is_at():
+    book = plots.flipbook(
+        "eta", {"0.0": Image.new("RGB", (6, 4), "red"), 0.5: plots.plane({"all": []}, np.zeros((1, 2)))}
+    )
+    (play, slider), image = book.children[0].children, book.children[1]
+    assert (slider.description, slider.options, play.max) == ("eta", ("0.0", "0.5"), 1)
+    assert Image.open(io.BytesIO(image.value)).getpixel((0, 0)) == (255, 0, 0)
+    slider.index = 1
+    assert Image.open(io.BytesIO(image.value)).width > 6
+    slider.value = "0.0"
+    assert Image.open(io.BytesIO(image.value)).width == 6
+
+
+def test_the_plane_shows_points_and_paths_over_the_data():
+    data, points, paths = np.zeros((5, 2)), np.ones((4, 2)), np.ones((7, 3, 2))
+    figure = plots.plane({"one": [points], "two": [paths, points]}, data)
+    assert not plt.get_fignums()
+    one, two = figure.axes
+    assert (one.get_title(), two.get_title()) == ("one", "two")
+    assert [len(line.get_xdata()) for line in one.lines] == [5, 4]
+    assert [len(line.get_xdata()) for line in two.lines] == [5, 7, 7, 7, 4]
+    colours = [line.get_color() for line in two.lines]
+    assert len(set(colours[1:4])) == 1 and len(set(colours)) == 3
 
 
 def test_without_matplotlib_there_is_one_sentence():

@@ -41,7 +41,7 @@ def predict(question: str, answer: str | None) -> Verdict:
     Parameters
     ----------
     question
-        Its number, "P1.1" to "P8.2".
+        Its number, "P1.1" to "P9.3".
     answer
         A letter.
     """
@@ -386,6 +386,60 @@ def consistency_function(function: Callable) -> Verdict:
     return right("equal at timesteps 999, 499, 19 and 0, where f returns its input.")
 
 
+@checker
+def comes_back_to(answer: Iterable[int] | None, *, num_inference_steps: int, eta: float) -> Verdict:
+    """Check to which timesteps TCD's steps come back before they add noise (exercise E9.1).
+
+    Parameters
+    ----------
+    answer
+        Training timesteps (0-999), one for each step but the last, which adds none.
+    num_inference_steps, eta
+        Of the run. The truth is read off what ``TCDScheduler`` makes of a latent without noise.
+    """
+    if untouched(answer):
+        return hint("the next timesteps are 759, 499 and 259; of each r the step comes back to (1 - eta) r.")
+    truth = _comes_back_to(num_inference_steps, eta)
+    given = answers.wholes(answer, "[531, 349]")
+    if len(given) != len(truth):
+        return not_yet(f"{len(given)} timesteps, but {len(truth)} steps add noise; each comes back to one.")
+    visited = _schedule(num_inference_steps)
+    if given == [int((1 - eta) * t) for t in visited[:-1]]:
+        return not_yet("these are of the timesteps where the steps begin; take those where the next ones do.")
+    if wrong := [i for i, t in enumerate(given) if t != truth[i]]:
+        return not_yet(f"{given[wrong[0]]} is wrong; the next timestep is {visited[wrong[0] + 1]}, times {1 - eta:g}.")
+    return right(f"back to {', '.join(map(str, truth))}, then on to the next timestep with new noise.")
+
+
+@checker
+def tcd_noise(answer: Callable | None) -> Verdict:
+    """Check a formula for the noise that TCD's step adds against ``TCDScheduler`` (exercise E9.2).
+
+    Parameters
+    ----------
+    answer
+        Function of the latent z_s, new noise, and alpha at s and at the next timestep r. It is given NumPy arrays
+        and numbers, and returns the latent at r.
+    """
+    advice = "multiply z_s by alpha_r / alpha_s; then ask how much noise is missing, in squares."
+    if untouched(answer):
+        return hint(advice)
+    z_s, new, (alpha_s, alpha_r), truth = _tcd_case()
+    given = answers.call(answer, z_s.copy(), new.copy(), alpha_s, alpha_r)
+    if untouched(given):
+        return hint(advice)
+    given, keep = answers.array(given, truth.shape), alpha_r / alpha_s
+    if np.allclose(given, truth, atol=1e-4):
+        return right("as TCDScheduler's: the picture has its share, and so has all noise together.")
+    if np.allclose(given, z_s + (1 - keep**2) ** 0.5 * new, atol=1e-4):
+        return not_yet("the new noise is right; but the picture in z_s has still the share of s.")
+    if np.allclose(given, keep * z_s + (1 - alpha_r**2) ** 0.5 * new, atol=1e-4):
+        return not_yet("that is too much noise: some is in z_s already.")
+    if np.allclose(given, keep * z_s + (1 - keep) * new, atol=1e-4):
+        return not_yet("noises add by their squares: 1 - k^2 is missing, under a root.")
+    return not_yet("the latent is another; it is k z_s + sqrt(1 - k^2) new, for one number k.")
+
+
 def _setting(name: str, value: object) -> object:
     """Return a setting's value as ``generate`` takes it."""
     return value if type(value) is int and abs(value) < 10**6 else number(value, name)
@@ -485,6 +539,41 @@ def _ddim_case() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], np.ndarray]
     shares = (scheduler.alphas_cumprod[t] for t in (now, later))
     levels = tuple(float(level) for share in shares for level in (share.sqrt(), (1 - share).sqrt()))
     return z.numpy(), clean.numpy(), levels, truth.numpy()
+
+
+def _tcd(num_inference_steps: int):
+    """Return a scheduler that takes predictions of the clean latent, with its steps set."""
+    from diffusers import TCDScheduler
+
+    scheduler = TCDScheduler(prediction_type="sample", rescale_betas_zero_snr=True)
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+def _comes_back_to(num_inference_steps: int, eta: float) -> list[int]:
+    """Return the timestep of each step's first move: the one whose alpha the clean part of its result has."""
+    import torch
+
+    scheduler, found = _tcd(num_inference_steps), []
+    for t in scheduler.timesteps[:-1]:
+        noiseless = scheduler.alphas_cumprod[t].sqrt().reshape(1)  # alpha_t times a clean latent of 1
+        back = scheduler.step(torch.ones(1), t, noiseless, eta=eta).pred_noised_sample
+        found.append(int((scheduler.alphas_cumprod.sqrt() - back).abs().argmin()))
+    return found
+
+
+@lru_cache
+def _tcd_case() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], np.ndarray]:
+    """Return z_s, new noise, alpha at s and at r, and TCD's latent at r, for the second of four steps at eta 0.3."""
+    import torch
+
+    scheduler, generator = _tcd(4), torch.Generator().manual_seed(0)
+    now, later = scheduler.timesteps[1:3]
+    z, clean = torch.randn(2, 1, 8, 16, 16, generator=generator)
+    stepped = scheduler.step(clean, now, z, eta=0.3, generator=torch.Generator().manual_seed(1))
+    new = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    alphas = tuple(float(scheduler.alphas_cumprod[t] ** 0.5) for t in (int(0.7 * later), later))
+    return stepped.pred_noised_sample.numpy(), new.numpy(), alphas, stepped.prev_sample.numpy()
 
 
 def _measured(sampler: str, figure: str) -> dict[int, float]:

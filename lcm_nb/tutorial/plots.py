@@ -1,4 +1,4 @@
-"""Plots of the notebooks: one style for all, and a curve and a picture that change while a cell runs.
+"""Plots of the notebooks: one style for all, a curve and a picture that change while a cell runs, and a slider.
 
 ``plt.style.use(lcm_nb.tutorial.plots.STYLE)`` sets the style. Its colours (Okabe and Ito, 2008) can be told
 apart without full colour vision, and each line has a marker and a dash of its own.
@@ -8,7 +8,10 @@ import io
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets
+import numpy as np
 from PIL import Image
+
+from ..pictures import encode_image
 
 try:
     import matplotlib as mpl
@@ -78,6 +81,59 @@ class LiveCurve:
     def draw(self) -> None:
         """Draw all points, thin, and their running mean of the last tenth, thick."""
         self._image.value = curve_png({"each update": self.points}, self.xlabel, self.ylabel, smooth=True)
+
+
+def flipbook(name: str, pages: Mapping[object, Figure | Image.Image]) -> widgets.VBox:
+    """Return a slider, and a button that plays it, over pictures that are drawn beforehand; it begins with the first.
+
+    Parameters
+    ----------
+    name
+        What the slider sets, as its label.
+    pages
+        Position of the slider -> what it shows there, a figure or a picture.
+    """
+    drawn = {str(value): _png(page) for value, page in pages.items()}
+    slider = widgets.SelectionSlider(options=list(drawn), description=name, tooltip=f"choose {name}")
+    play = widgets.Play(max=len(drawn) - 1, interval=400)
+    widgets.jslink((play, "value"), (slider, "index"))
+    image = widgets.Image(format="png", value=next(iter(drawn.values())))
+    slider.observe(lambda change: setattr(image, "value", drawn[change.new]), "value")
+    return widgets.VBox([widgets.HBox([play, slider]), image])
+
+
+def _png(page: Figure | Image.Image) -> bytes:
+    if isinstance(page, Image.Image):
+        return encode_image(page)
+    buffer = io.BytesIO()
+    page.savefig(buffer, format="png", dpi=80)
+    plt.close(page)
+    return buffer.getvalue()
+
+
+def plane(panels: Mapping[str, Sequence[np.ndarray]], data: np.ndarray) -> Figure:
+    """Plot what happens in the plane: one panel a title, points in colour over the data in grey.
+
+    Parameters
+    ----------
+    panels
+        Title -> arrays, each in a colour of its own: points (N, 2), or the stations of N paths (stations, N, 2).
+    data
+        Points (N, 2).
+    """
+    with mpl.rc_context(STYLE):
+        figure, row = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), sharey=True, squeeze=False)
+        for axes, (title, drawn) in zip(row[0], panels.items(), strict=True):
+            axes.plot(*data.T, color="0.75", marker="o", markersize=7, linestyle="none")
+            for colour, each in zip(_COLOURS, drawn, strict=False):
+                if each.ndim == 3:
+                    axes.plot(*each.transpose(2, 0, 1), color=colour, marker="", linestyle="-", linewidth=0.8)
+                else:
+                    axes.plot(*each.T, color=colour, marker=".", markersize=4, linestyle="none")
+            axes.set(title=title, xlabel="first number", xlim=(-2.6, 2.6), ylim=(-2.2, 2.2))
+        row[0][0].set_ylabel("second number")
+    plt.close(figure)
+    return figure
 
 
 def budgets(rows: Sequence[Mapping]) -> Figure:

@@ -260,4 +260,31 @@ QUESTIONS = {
         ),
         "read from the stored curves: of the three, this one falls furthest below its start.",
     ),
+    "P9.1": Question(
+        "b",
+        (
+            "what does the velocity at a point know of its own path's end?",
+            "it is a mean of all directions that could have led there; from pure noise, which are these?",
+            "in pure noise every point of the data is equally likely, wherever the noise lies; what is their mean?",
+        ),
+        "from pure noise all of the data is equally likely, and the step leads to its mean.",
+    ),
+    "P9.2": Question(
+        "c",
+        (
+            "what have DDIM, Euler and DPM-Solver++ in common: do they add noise?",
+            "a flaw stays where nothing covers it; at which eta is nothing new added?",
+            "at eta 1 the step is the LCM's own; look at the other end.",
+        ),
+        "at eta 0 the step is DDIM's: no new noise, and flaws of the first guess stay.",
+    ),
+    "P9.3": Question(
+        "a",
+        (
+            "who calls the scheduler's step, and with which arguments?",
+            "the pipeline has an argument eta of its own; its documentation says what for, and with which default.",
+            "that default was made for DDIM without noise.",
+        ),
+        "the pipeline hands on its own default, 0.0; the scheduler's 0.3 is never used.",
+    ),
 }
