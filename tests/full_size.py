@@ -257,6 +257,8 @@ LORAS = {
     "latent-consistency/lcm-lora-sdv1-5": {"bytes": 135e6, "unet": SD, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-sdxl": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-ssd-1b": {"bytes": 210e6, "unet": SSD, "rank": 64, "targets": EVERYWHERE},
+    "ByteDance/SDXL-Lightning": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
+    "tianweiy/DMD2": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     PAPERCUT: {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
 }
 # By how much --tiny divides what a configuration holds.

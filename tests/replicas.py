@@ -53,6 +53,17 @@ BULK = {
     TAESD: ("diffusion_pytorch_model.bin", "taesd_decoder.pth", "taesd_encoder.safetensors"),
     TAESDXL: ("diffusion_pytorch_model.bin", "taesdxl_decoder.pth"),
     "TheLastBen/Papercut_SDXL": ("1.jpg",),
+    "ByteDance/SDXL-Lightning": (
+        "sdxl_lightning_2step_lora.safetensors",
+        "sdxl_lightning_4step.safetensors",
+        "sdxl_lightning_4step_unet.safetensors",
+    ),
+    "tianweiy/DMD2": ("dmd2_sdxl_4step_lora.safetensors", "dmd2_sdxl_4step_unet_fp16.bin"),
+}
+LORA_FILES = {
+    "TheLastBen/Papercut_SDXL": "papercut",
+    "ByteDance/SDXL-Lightning": "sdxl_lightning_4step_lora",
+    "tianweiy/DMD2": "dmd2_sdxl_4step_lora_fp16",
 }
 TINY_UNET = {"norm_num_groups": 4, "cross_attention_dim": 16}
 TINY_XL = TINY_UNET | {
@@ -202,8 +213,7 @@ def _lora(folder: Path, repo: str) -> None:
     state = {key.replace("base_model.model.", ""): value for key, value in state.items()}
     kohya = {key: value.half().contiguous() for key, value in convert_state_dict_to_kohya(state).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    name = "papercut" if "Papercut" in repo else "pytorch_lora_weights"
-    save_file(kohya, folder / f"{name}.safetensors")
+    save_file(kohya, folder / f"{LORA_FILES.get(repo, 'pytorch_lora_weights')}.safetensors")
 
 
 def _targets(unet: torch.nn.Module, lora: dict) -> list[str]:

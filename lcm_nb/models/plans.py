@@ -233,6 +233,8 @@ _LCM_LORA_SDXL, _LCM_LORA_SSD, _LCM_LORA_SD = (
     _lora(f"latent-consistency/lcm-lora-{name}", "pytorch_lora_weights", numbers, "openrail++")
     for name, numbers in (("sdxl", 196_751_360), ("ssd-1b", 104_902_656), ("sdv1-5", 67_252_224))
 )
+_LIGHTNING = _lora("ByteDance/SDXL-Lightning", "sdxl_lightning_4step_lora", 196_751_360, _OPENRAIL)
+_DMD2 = _lora("tianweiy/DMD2", "dmd2_sdxl_4step_lora_fp16", 196_751_360, "cc-by-nc-4.0")
 # Decodes in float16, where SDXL's own VAE overflows and must be turned into float32.
 FP16_VAE = Source("madebyollin/sdxl-vae-fp16-fix", "mit", {_FLAT: VAE})
 # A thirtieth of the VAE's size; fine detail is lost.
@@ -271,6 +273,10 @@ _CLASSIFIER_FREE = {
         label="guidance",
     ),
 }
+# LoRAs that were made for four steps, without guidance.
+_FOUR_STEPS = _CLASSIFIER_FREE | {
+    "num_inference_steps": Setting(4, "steps of the sampler; this model was made for four", 1, 4, 1, label="steps")
+}
 # The first of a section is the guide's own.
 MODELS: tuple[Model, ...] = (
     Model(
@@ -287,6 +293,23 @@ MODELS: tuple[Model, ...] = (
         ("text-to-image", "style-lora", "t2i-adapter"),
         {"base": _SDXL_WHOLE, "lcm_lora": _LCM_LORA_SDXL},
         settings=_CLASSIFIER_FREE,
+    ),
+    Model(
+        "sdxl-lightning",
+        "xl",
+        ("text-to-image",),
+        {"base": _SDXL_WHOLE, "lcm_lora": _LIGHTNING},
+        scheduler="EulerDiscreteScheduler",
+        scheduler_options={"timestep_spacing": "trailing"},
+        settings=_FOUR_STEPS,
+    ),
+    Model(
+        "dmd2",
+        "xl",
+        ("text-to-image",),
+        {"base": _SDXL_WHOLE, "lcm_lora": _DMD2},
+        scheduler_options={"original_inference_steps": 4},  # 999, 749, 499, 249, on which it was trained
+        settings=_FOUR_STEPS,
     ),
     Model(
         "lcm-lora-ssd-1b",
