@@ -1,9 +1,11 @@
 """The schedule's maths against diffusers' own scheduler."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler
+from inside import plan_for
 
 from lcm_nb import schedule
 from lcm_nb.models.checkpoints import checkpoints
@@ -62,3 +64,11 @@ def test_one_step_of_the_scheduler_is_the_formula():
         mine = c_skip * z + c_out * (alpha**0.5 * z - (1 - alpha) ** 0.5 * v)
         theirs = scheduler.step(v, torch.tensor(int(t)), z, generator=torch.manual_seed(0)).denoised
         torch.testing.assert_close(mine.float(), theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["sdxl-lightning", "dmd2"])
+def test_models_for_four_steps_visit_what_they_were_trained_on(model):
+    planned = plan_for("text-to-image", model).model
+    scheduler = getattr(diffusers, planned.scheduler)(**planned.scheduler_options)
+    scheduler.set_timesteps(planned.settings["num_inference_steps"].high)
+    assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
