@@ -532,7 +532,7 @@ def test_what_is_no_choice_is_told_so_and_is_no_try(answer, fresh, capsys):
 
 
 def test_an_unknown_question_is_refused():
-    with pytest.raises(ValueError, match="no question 'P9.9'; the last one is P8.2"):
+    with pytest.raises(ValueError, match="no question 'P9.9'; the last one is P9.3"):
         checks.predict("P9.9", None)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..pictures import encode_image
+from ..widgets.controls import TOOLTIP
 
 try:
     import matplotlib as mpl
@@ -94,7 +95,7 @@ def flipbook(name: str, pages: Mapping[object, Figure | Image.Image]) -> widgets
         Position of the slider -> what it shows there, a figure or a picture.
     """
     drawn = {str(value): _png(page) for value, page in pages.items()}
-    slider = widgets.SelectionSlider(options=list(drawn), description=name, tooltip=f"choose {name}")
+    slider = widgets.SelectionSlider(options=list(drawn), description=name, **{TOOLTIP: f"choose {name}"})
     play = widgets.Play(max=len(drawn) - 1, interval=400)
     widgets.jslink((play, "value"), (slider, "index"))
     image = widgets.Image(format="png", value=next(iter(drawn.values())))
