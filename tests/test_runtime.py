@@ -1,6 +1,7 @@
 """The seam between studio and runtime: a runtime of twenty lines is enough for a whole studio."""
 
 import multiprocessing
+import pickle
 import sys
 import threading
 import time
@@ -282,6 +283,11 @@ def test_changed_weights_of_a_text_encoder_are_seen(own_studio):
     with torch.no_grad():
         next(own_studio.pipe.text_encoder.parameters()).mul_(1.5)
     assert not np.array_equal(plain, draw())
+
+
+def test_a_call_can_be_sent_to_another_process():
+    call = Call({"prompt": "a fox"}, 7, Image.new("RGB", (64, 64), "red"))
+    assert pickle.loads(pickle.dumps(call)) == call
 
 
 def test_sections_hold_once_what_they_read_from_the_same_files():

@@ -25,6 +25,10 @@ class Geometry:
     multiple: int
 
 
+def go_on() -> None:
+    """Let a call wait; by its name, for a call may be sent to another process."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One picture to draw.
@@ -54,7 +58,7 @@ class Call:
     image: Image.Image | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
     mask: Image.Image | None = None
-    waiting: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
+    waiting: Callable[[], object] = field(default=go_on, compare=False, repr=False)
     watched: bool = True
     lane: str = ""
 
