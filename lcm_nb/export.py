@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .sections import section_for
-from .web import built_folder
+from .web import SECTION, built_folder
 
 SOURCE = Path(__file__).parent / "web"
-SECTION = "text-to-image"
+WIDGETS = Path(__file__).parent / "widgets"
+DRAWING = "image-to-image"  # the section that starts from what a reader paints
 STEPS = range(1, 9)
 TOLERANCE = 1e-4  # between a graph and torch
 EXAMPLES = (  # the first is the page's own
@@ -72,6 +73,8 @@ PAGE = ("index.html", "lcm.js", "lcm.css", "sw.js")
 def export(out: str | Path, *, say=print) -> dict:
     """Build the page in ``out`` from the mini family and return its manifest.
 
+    Both sections share runtime and decoder; a reader downloads what the section on screen needs.
+
     Parameters
     ----------
     out
@@ -95,36 +98,50 @@ def export(out: str | Path, *, say=print) -> dict:
     if assets.exists():
         shutil.rmtree(assets)
     assets.mkdir(parents=True)
-    studio = load(SECTION, profile="mini", device="cpu")
     for name in fetch_packages(assets):
         say(f"{name}: fetched, hash as expected")
-    graphs = write_graphs(studio, assets, say=say)
-    tokenizers = write_tokenizers(studio.pipe, assets)
-    poster = studio.generate(prompt=EXAMPLES[0]).image
-    poster.save(assets / "poster.webp", quality=80, method=6)
-    manifest = {
-        "latents": list(latent_shape(studio.pipe)),
-        "side": poster.width,
-        "graphs": graphs,
-        "runtime": ["ort.mjs", "ort.wasm.gz"],
-        "tokenizer": "tokenizers.mjs",
-        "tokenizers": tokenizers,
-        "schedule": schedule(studio.pipe.scheduler),
-        "defaults": {name: spec.default for name, spec in controls().items()} | {"prompt": EXAMPLES[0]},
-        "limits": {name: limits(spec) for name, spec in controls().items() if spec.low is not None},
-        "examples": list(EXAMPLES),
-        "poster": "poster.webp",
-        "record": record(studio),
-    }
+    sections = {}
+    for name in (SECTION, DRAWING):
+        sections[name] = write_section(load(name, profile="mini", device="cpu"), assets, say=say)
+    manifest = {"runtime": ["ort.mjs", "ort.wasm.gz"], "tokenizer": "tokenizers.mjs", "sections": sections}
     write_page(out, manifest)
-    say(f"{out}: {manifest['bytes'] / 1e6:.1f} MB to download before the first picture")
+    for name, section in sections.items():
+        say(f"{out}: {section['bytes'] / 1e6:.1f} MB to download before the first picture of {name}")
     return manifest
 
 
-def controls() -> dict:
-    """Return the settings that the page has, by its names."""
-    names = {"prompt": "prompt", "steps": "num_inference_steps", "guidance": "guidance_scale", "seed": "seed"}
-    return {name: section_for(SECTION).settings[setting] for name, setting in names.items()}
+def write_section(studio, assets: Path, *, say=print) -> dict[str, object]:
+    """Write all that a section adds to the folder, and return what the page has to know of it."""
+    name, pipe = studio.section, studio.pipe
+    specs = controls(name)
+    prompts = EXAMPLES if name == SECTION else [specs["prompt"].default, *section_for(name).examples]
+    drawn = studio.generate(prompt=prompts[0])
+    drawn.image.save(assets / f"{name}.webp", quality=80, method=6)
+    about = {
+        "latents": list(latent_shape(pipe)),
+        "side": drawn.image.width,
+        "graphs": write_graphs(studio, assets, say=say),
+        "tokenizers": write_tokenizers(studio, assets),
+        "schedule": schedule(pipe.scheduler),
+        "defaults": {control: spec.default for control, spec in specs.items()} | {"prompt": prompts[0]},
+        "limits": {control: limits(spec) for control, spec in specs.items() if spec.low is not None},
+        "examples": list(prompts),
+        "poster": f"{name}.webp",
+        "record": record(studio),
+        "notebook": section_for(name).notebook,
+    }
+    if drawn.source is None:
+        return about
+    drawn.source.save(assets / f"{name}.png")
+    return about | {"start": f"{name}.png"}
+
+
+def controls(section: str = SECTION) -> dict:
+    """Return the settings that the page has of a section, by the page's names."""
+    names = {"prompt": "prompt", "steps": "num_inference_steps", "strength": "strength"}
+    names |= {"guidance": "guidance_scale", "seed": "seed"}
+    settings = section_for(section).settings
+    return {name: settings[setting] for name, setting in names.items() if setting in settings}
 
 
 def limits(spec) -> dict[str, float]:
@@ -220,7 +237,7 @@ def _unpack(package: Package, archive: Path, assets: Path) -> None:
 
 
 def write_graphs(studio, assets: Path, *, say=print) -> dict[str, list[str]]:
-    """Write the three graphs and the weights beside them; return graph -> its file and those of its weights.
+    """Write a section's graphs and the weights beside them; return graph -> its file and those of its weights.
 
     Raises
     ------
@@ -237,17 +254,16 @@ def write_graphs(studio, assets: Path, *, say=print) -> dict[str, list[str]]:
         raise ImportError(f"{error}; the export needs the extra web: pip install 'lcm_nb[web]'") from None
     import torch
 
-    weights = _copy_weights(studio.checkpoints, assets)
     files = {}
     with torch.no_grad():
         for name, (module, inputs, outputs) in _parts(studio.pipe).items():
-            path = assets / f"{name}.onnx"
-            with _quiet():
-                graphs.write_graph(path, module, inputs, outputs)
-            used = graphs.point_into(path, [assets / f"{part}.safetensors" for part in weights[name]])
-            for file, last in used.items():
-                os.truncate(assets / file, last)  # what only the encoder reads comes after, and stays away
-            files[name] = [path.name, *used]
+            path, sources = assets / _file(studio, name, "onnx"), _sources(studio, name)
+            if not path.exists():  # the families' decoder is one
+                with _quiet():
+                    graphs.write_graph(path, module, inputs, outputs)
+                for file, last in graphs.point_into(path, _copied(sources, name, assets)).items():
+                    os.truncate(assets / file, last)  # what the graph does not read comes after, and stays away
+            files[name] = [path.name, *sources]
             difference = _difference(onnxruntime, path, module, inputs)
             say(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, differs from torch by at most {difference:.0e}")
             if not difference <= TOLERANCE:
@@ -255,40 +271,56 @@ def write_graphs(studio, assets: Path, *, say=print) -> dict[str, list[str]]:
     return files
 
 
-def _copy_weights(names, assets: Path) -> dict[str, list[str]]:
-    """Copy the family's safetensors; return graph -> the parts that it is made of."""
-    base, unet = Path(names.base), Path(names.unet)
-    folders = {part: base / part for part in ("text_encoder", "text_encoder_2", "vae")} | {"unet": unet}
-    for part, folder in folders.items():
-        (source,) = folder.glob("*.safetensors")
-        shutil.copyfile(source, assets / f"{part}.safetensors")
-    return {"text": ["text_encoder", "text_encoder_2"], "decoder": ["vae"], "unet": ["unet"]}
+def _file(studio, part: str, ending: str) -> str:
+    """Return the name of a part's file: the families have the autoencoder in common, and nothing else."""
+    common = part in ("encoder", "decoder")
+    return f"{part}.{ending}" if common else f"{studio.checkpoints.family}-{part}.{ending}"
+
+
+def _sources(studio, graph: str) -> dict[str, Path]:
+    """Return name of a file of weights -> the family's safetensors that it comes from, for what a graph reads."""
+    base = Path(studio.checkpoints.base)
+    folders = {graph: base / "vae"}
+    if graph == "unet":
+        folders = {graph: Path(studio.checkpoints.unet) / studio.checkpoints.options(graph).get("subfolder", "")}
+    elif graph == "text":
+        folders = {folder.name: folder for folder in sorted(base.glob("text_encoder*"))}
+    return {_file(studio, part, "safetensors"): next(folder.glob("*.safetensors")) for part, folder in folders.items()}
+
+
+def _copied(sources: Mapping[str, Path], graph: str, assets: Path) -> list[Path]:
+    """Write the weights beside the graphs, of an autoencoder the half that the graph is, and return the files."""
+    from safetensors.torch import load_file, save
+
+    for name, source in sources.items():
+        tensors = load_file(source)
+        half = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{graph}.layers")}
+        (assets / name).write_bytes(save(half or tensors))
+    return [assets / name for name in sources]
 
 
 def _parts(pipe) -> dict[str, tuple]:
     """Return graph -> module, example inputs, names of its outputs."""
     import torch
 
-    from .web.parts import Decoder, Text, UNet
+    from .web.parts import Decoder, Encoder, Text, UNet
 
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(latent_shape(pipe), generator=generator)
-    ids = [_ids(tokenizer) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
+    latents = torch.randn(latent_shape(pipe), generator=torch.Generator().manual_seed(0))
+    ids = {"ids": _ids(pipe.tokenizer)}
+    if second := getattr(pipe, "tokenizer_2", None):
+        ids["ids_2"] = _ids(second)
     text = Text(pipe)
-    embeddings, pooled = text(*ids)
-    side = float(pipe.unet.config.sample_size * pipe.vae_scale_factor)
-    inputs = {
-        "latents": latents,
-        "timestep": torch.tensor([999.0]),
-        "guidance": torch.tensor([8.0]),
-        "embeddings": embeddings,
-        "pooled": pooled,
-    }
-    return {  # in the order of the download: the UNet takes longest to start, which the others' download hides
-        "unet": (UNet(pipe, side), inputs, ["output"]),
+    encoded = dict(zip(["embeddings", "pooled"], text(*ids.values())))
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    inputs = {"latents": latents, "timestep": torch.tensor([999.0]), "guidance": torch.tensor([8.0]), **encoded}
+    parts = {  # in the order of the download: the UNet takes longest to start, which the others' download hides
+        "unet": (UNet(pipe, float(side)), inputs, ["output"]),
         "decoder": (Decoder(pipe.vae), {"latents": latents}, ["picture"]),
-        "text": (text, {"ids": ids[0], "ids_2": ids[1]}, ["embeddings", "pooled"]),
+        "text": (text, ids, list(encoded)),
     }
+    if "Img2Img" in type(pipe).__name__:
+        parts["encoder"] = (Encoder(pipe.vae), {"picture": torch.rand(1, 3, side, side)}, ["latents"])
+    return parts
 
 
 def _ids(tokenizer):
@@ -318,28 +350,37 @@ class _quiet(warnings.catch_warnings):
         super().__exit__(*error)
 
 
-def write_tokenizers(pipe, assets: Path) -> list[dict[str, object]]:
+def write_tokenizers(studio, assets: Path) -> list[dict[str, object]]:
     """Write the pipeline's tokenizers, equal ones once, and return how to use each."""
     written, used = {}, []
-    for number, tokenizer in enumerate((pipe.tokenizer, pipe.tokenizer_2)):
+    for name in ("tokenizer", "tokenizer_2"):
+        if not (tokenizer := getattr(studio.pipe, name, None)):
+            continue
         text = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
-        name = written.setdefault(text, f"tokenizer{number + 1}.json")
-        (assets / name).write_text(text, encoding="utf-8")
+        file = written.setdefault(text, _file(studio, name, "json"))
+        (assets / file).write_text(text, encoding="utf-8")
         ends = {"pad": tokenizer.pad_token_id, "end": tokenizer.eos_token_id}
-        used.append({"file": name, "length": tokenizer.model_max_length, **ends})
+        used.append({"file": file, "length": tokenizer.model_max_length, **ends})
     return used
 
 
 def write_page(out: Path, manifest: dict) -> None:
     """Write page, worker, manifest and licences; add to the manifest what each file weighs."""
     assets = out / "assets"
-    needed = [*manifest["runtime"], manifest["tokenizer"], *(entry["file"] for entry in manifest["tokenizers"])]
-    needed += [name for files in manifest["graphs"].values() for name in files]
-    manifest["files"] = {name: _weight(assets / name) for name in dict.fromkeys(needed)}
-    manifest["bytes"] = sum(entry["bytes"] for entry in manifest["files"].values())
+    common, files = [*manifest["runtime"], manifest["tokenizer"]], {}
+    for section in manifest["sections"].values():
+        needed = [*common, *(entry["file"] for entry in section["tokenizers"])]
+        needed += [name for names in section["graphs"].values() for name in names]
+        section["needs"] = list(dict.fromkeys(needed))
+        files |= {name: _weight(assets / name) for name in section["needs"] if name not in files}
+        section["bytes"] = sum(files[name]["bytes"] for name in section["needs"])
+    manifest["files"] = files
     for name in PAGE:
         shutil.copyfile(SOURCE / name, out / name)
     shutil.copyfile(SOURCE / "worker.js", assets / "worker.js")
+    painter = (WIDGETS / "paint.js").read_text(encoding="utf-8")
+    (assets / "paint.js").write_text(f"{painter}export {{ painter }};\n", encoding="utf-8")
+    shutil.copyfile(WIDGETS / "inputs.css", assets / "paint.css")
     manifest["version"] = _weight(assets / "worker.js")["sha256"][:12]
     (assets / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
     (out / "third-party.txt").write_text(third_party(), encoding="utf-8")

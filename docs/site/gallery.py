@@ -22,7 +22,7 @@ VALUES = {
     "adapter_conditioning_factor": [0.25, 0.5, 0.75, 1.0],
     "detect_edges": [True, False],
 }
-WITHOUT = {"image", "num_images", "negative_prompt"}  # nothing to sweep: one is given, one counts, one does nothing
+WITHOUT = {"image", "mask_image", "num_images", "negative_prompt"}  # given, counting, or without effect: no sweep
 BESIDE = {"seed": {"prompt": VALUES["prompt"][0]}, "neon": {"prompt": "neon, a cute fox", "papercut": 0.0}}
 INTRODUCTION = """# What each setting does
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
-LIVE = re.compile(r'lcm_nb\.load\("text-to-image"[^)]*\)')
+LIVE = re.compile(r'lcm_nb\.load\("(?P<section>text-to-image|image-to-image)"[^)]*\)')
 ALT = re.compile(r"(?s)(?P<prompt>.*); (?P<steps>\d+) steps?; seed (?P<seed>\d+)")
 SEEN = re.compile(r"(?i)you should (?:see|read)\b")
 OPENING = re.compile(r"(?i)^(?:\*\*What you should see\.\*\*|You should (?:see|read))\s+")
@@ -35,8 +35,14 @@ def presented(notebook: NotebookNode) -> NotebookNode:
         seen = _seen(after)
         cell.outputs = [output for output in cell.outputs if not _is_progress(output, state)]
         for output in cell.outputs:
-            _describe(output, state, seen, live=bool(LIVE.fullmatch(loaded)) and "model=" not in loaded)
+            _describe(output, state, seen, live=_live(loaded))
     return notebook
+
+
+def _live(loaded: str) -> str:
+    """Return the section that draws in the page as this line loads it, "" if none does."""
+    found = LIVE.fullmatch(loaded)
+    return found["section"] if found and "model=" not in loaded else ""
 
 
 def anchored(text: str) -> str:
@@ -73,7 +79,7 @@ def _short(text: str) -> str:
     return short.strip()[: 2 * LONGEST]
 
 
-def _describe(output: NotebookNode, state: dict, seen: str, *, live: bool) -> None:
+def _describe(output: NotebookNode, state: dict, seen: str, *, live: str) -> None:
     """Change one output in place: pictures become HTML with a description, widgets what stands for them."""
     data = output.get("data", {})
     if WIDGET in data:
@@ -102,17 +108,18 @@ def _image(data: bytes, alt: str) -> str:
     return f'<img class="drawn" {size} alt="{html.escape(alt)}" src="data:image/webp;base64,{source}">'
 
 
-def _widget(state: dict, model: str, seen: str, *, live: bool) -> str:
+def _widget(state: dict, model: str, seen: str, *, live: str) -> str:
     """Return what stands for a widget: the LCM that draws in the page, or its pictures with a caption."""
     views = list(_tree(state, model))
     screen = next((view for view in views if view["model_name"] == "AnyModel" and "mood" in view["state"]), None)
     if screen is None:
         pictures = [_image(data, _short(seen) or "What the cell drew.") for view in views for data in _bytes(view)]
-        return f"<figure>{''.join(pictures)}<figcaption>What the cell showed at its end. {RUN}</figcaption></figure>"
+        run = f" {RUN}" if any("Slider" in view["model_name"] for view in views) else ""
+        return f"<figure>{''.join(pictures)}<figcaption>What the cell showed at its end.{run}</figcaption></figure>"
     alt = screen["state"]["alt"]
     if live and (settings := ALT.fullmatch(alt)):
         attributes = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings.groupdict().items())
-        return f'<div class="lcm-live" {attributes}></div>'
+        return f'<div class="lcm-live" data-section="{live}" {attributes}></div>'
     caption = html.escape(screen["state"]["status"])
     buffers = _bytes(screen, "picture")
     pictures = "".join(_image(data, f"The panel's picture: {alt}") for data in buffers)

@@ -1,9 +1,11 @@
 // An LCM that draws in this page: `mount` puts controls and picture into an element, and the default export
-// does the same as an anywidget (lcm_nb.web_panel). The model runs in worker.js; nothing is sent anywhere.
+// does the same as an anywidget (lcm_nb.web_panel). The model runs in worker.js; nothing is sent anywhere. A section
+// that starts from a picture has a surface to paint on, paint.js; pages have it, the widget has not.
 
 const AT_ONCE = 3; // downloads
 const BREATH = 8; // milliseconds after which a download lets the page draw
 const STRIP = 96; // pixels of a prediction in the strip
+const DRAWING = "drawing.png";
 const SETTLED = 700; // milliseconds without a newer picture before one is announced
 
 /** Make an element: attributes, listeners (on...), then children. */
@@ -83,15 +85,22 @@ function fromKernel(model) {
 
 // -- settings -------------------------------------------------------------------------------------
 
-/** Return settings with every number inside its range and on its step, and what is missing from `defaults`. */
+/** Return settings with every number inside its range and on its step, and what is missing from `defaults`.
+ *
+ * Where steps and strength would run no step, strength is raised until one runs. */
 function complete(settings, defaults, limits) {
   const done = { ...defaults };
   if (typeof settings.prompt === "string" && settings.prompt.trim()) done.prompt = settings.prompt.slice(0, 500);
   for (const [name, { low, high, step }] of Object.entries(limits)) {
     const value = Number.parseFloat(settings[name]);
     if (Number.isFinite(value)) {
-      done[name] = Math.min(Math.max(low + Math.round((value - low) / step) * step, low), high);
+      const near = low + Math.round((value - low) / step) * step;
+      done[name] = Number(Math.min(Math.max(near, low), high).toFixed(4));
     }
+  }
+  if (Math.floor(done.steps * done.strength) === 0) {
+    const { step } = limits.strength;
+    done.strength = Number((Math.ceil(1 / done.steps / step) * step).toFixed(4));
   }
   return done;
 }
@@ -105,15 +114,18 @@ function toLink({ prompt, steps, seed, guidance }) {
 }
 
 /** Return Python code that draws the same picture. */
-function pythonCode({ prompt, steps, guidance, seed }) {
-  const scale = Number.isInteger(guidance) ? `${guidance}.0` : guidance;
+function pythonCode({ prompt, steps, strength, guidance, seed }, section) {
+  const float = (value) => (Number.isInteger(value) ? `${value}.0` : value);
+  const start = strength === undefined ? "" : `    image="${DRAWING}",  # as "Save drawing" keeps it
+    strength=${float(strength)},
+`;
   return `import lcm_nb
 
-studio = lcm_nb.load("text-to-image", profile="mini")
+studio = lcm_nb.load("${section}", profile="mini")
 result = studio.generate(
     prompt=${JSON.stringify(prompt)},
-    num_inference_steps=${steps},
-    guidance_scale=${scale},
+${start}    num_inference_steps=${steps},
+    guidance_scale=${float(guidance)},
     seed=${seed},
 )
 result.image
@@ -128,34 +140,44 @@ function fileName({ prompt, seed }) {
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
-function described({ prompt, steps, guidance, seed }) {
-  return `“${prompt}”, ${plural(steps, "step")}, guidance ${guidance}, seed ${seed}`;
+function described({ prompt, steps, strength, guidance, seed }) {
+  const start = strength === undefined ? "" : `strength ${strength}, `;
+  return `“${prompt}”, ${plural(steps, "step")}, ${start}guidance ${guidance}, seed ${seed}`;
 }
 
 // -- PNG files that carry their settings, as Result.save in lcm_nb/studio.py writes them ----------------
 
-async function withSettings(png, { prompt, steps, guidance, seed }, timesteps, { record, side }) {
+async function withSettings(png, { prompt, steps, strength, guidance, seed }, timesteps, { record, side }, source) {
   const settings = { prompt, num_inference_steps: steps, guidance_scale: guidance, seed };
-  const model = record.checkpoints.unet;
-  const fields = `Steps: ${steps}, Sampler: LCM, CFG scale: ${guidance}, Seed: ${seed}, Size: ${side}x${side}`;
-  const parameters = `${prompt}\n${fields}, Model hash: ${model.sha256.slice(0, 10)}, Model: ${model.name}`;
-  const chunks = [
-    textChunk("parameters", parameters),
-    textChunk("lcm_nb", JSON.stringify({ ...record, settings, timesteps })),
-  ];
+  const model = record.checkpoints.unet ?? record.checkpoints.base;
+  let fields = `Steps: ${steps}, Sampler: LCM, CFG scale: ${guidance}, Seed: ${seed}, Size: ${side}x${side}`;
+  fields += `, Model hash: ${model.sha256.slice(0, 10)}, Model: ${model.name}`;
+  const chunks = [];
+  if (source) {
+    Object.assign(settings, { image: DRAWING, strength });
+    fields += `, Denoising strength: ${strength}`;
+    chunks.push(chunk("lcSo", await source.arrayBuffer()));
+  }
+  chunks.push(textChunk("parameters", `${prompt}\n${fields}`));
+  chunks.push(textChunk("lcm_nb", JSON.stringify({ ...record, settings, timesteps })));
   const header = 33; // signature and size come first in every PNG
   return new Blob([png.slice(0, header), ...chunks, png.slice(header)], { type: "image/png" });
 }
 
-/** Return an iTXt chunk: length, type, keyword, four fields that stay empty, text, checksum. */
+/** Return an iTXt chunk: keyword, four fields that stay empty, text. */
 function textChunk(keyword, text) {
-  const body = new TextEncoder().encode(`iTXt${keyword}\0\0\0\0\0${text}`);
-  const chunk = new Uint8Array(body.length + 8);
-  const view = new DataView(chunk.buffer);
-  view.setUint32(0, body.length - 4);
-  chunk.set(body, 4);
-  view.setUint32(body.length + 4, crc32(body));
-  return chunk;
+  return chunk("iTXt", new TextEncoder().encode(`${keyword}\0\0\0\0\0${text}`));
+}
+
+/** Return a chunk: length, type, content, checksum. */
+function chunk(type, content) {
+  const made = new Uint8Array(content.byteLength + 12);
+  const view = new DataView(made.buffer);
+  view.setUint32(0, content.byteLength);
+  made.set(new TextEncoder().encode(type), 4);
+  made.set(new Uint8Array(content), 8);
+  view.setUint32(made.length - 4, crc32(made.subarray(4, -4)));
+  return made;
 }
 
 function crc32(bytes) {
@@ -177,8 +199,9 @@ class Panel {
     this.build();
     this.show(this.settings);
     this.showPoster();
+    this.showStart();
     if (options.link) addEventListener("hashchange", this.onHash);
-    this.isKept().then((kept) => kept && this.load()); // nothing to download
+    this.countMissing().then((bytes) => bytes || options.paint || this.load()); // nothing to download
   }
 
   linked() {
@@ -198,11 +221,12 @@ class Panel {
     const [width, height] = [manifest.side, manifest.side];
     this.canvas = h("canvas", { width, height, role: "img" });
     this.canvas.setAttribute("aria-label", "No picture yet");
+    this.size = h("span", {}, `${megabytes(manifest.bytes)} to download, once`);
     this.startButton = h(
       "button",
       { type: "button", className: "lcm-start", onclick: () => this.load() },
       h("strong", {}, "Load the model and draw"),
-      h("span", {}, `${megabytes(manifest.bytes)} to download, once`),
+      this.size,
     );
     this.bar = h("progress", { max: 1, value: 0, hidden: true });
     this.bar.setAttribute("aria-label", "Download");
@@ -212,9 +236,25 @@ class Panel {
     this.strip = h("ol", { className: "lcm-strip" });
     this.stage = h("div", { className: "lcm-stage" }, this.canvas, this.startButton);
     const left = h("div", { className: "lcm-left" }, this.stage, this.bar, this.note, this.says);
-    const right = h("div", { className: "lcm-right" }, this.buildForm(), this.buildStrip());
+    const right = h("div", { className: "lcm-right" }, ...this.buildPainter(), this.buildForm(), this.buildStrip());
     const below = h("div", { className: "lcm-below" }, this.buildCode());
     this.root.replaceChildren(h("div", { className: "lcm-panel" }, left, right, below));
+  }
+
+  /** Make what is painted on, where the section starts from a picture. Pixels are read from it as they are. */
+  buildPainter() {
+    if (!this.options.paint) return [];
+    const send = (number) => {
+      this.painted++;
+      this.painter.taken(number);
+      this.onInput();
+    };
+    const { side } = this.manifest;
+    this.painted = 0;
+    this.painter = this.options.paint({ kind: "draw", width: side, height: side, send });
+    const save = h("button", { type: "button", onclick: () => this.saveDrawing() }, "Save drawing");
+    const hint = h("p", { className: "lcm-note" }, "Paint here, and watch.");
+    return [h("div", { className: "lcm-input" }, this.painter.el, hint, save)];
   }
 
   buildForm() {
@@ -227,6 +267,11 @@ class Panel {
     );
     this.steps = this.slider(`${unique}-steps`, limits.steps);
     this.guidance = this.slider(`${unique}-guidance`, limits.guidance);
+    const strength = [];
+    if (limits.strength) {
+      this.strength = this.slider(`${unique}-strength`, limits.strength);
+      strength.push(h("div", { className: "lcm-row" }, ...this.labelled("Strength", this.strength)));
+    }
     const { low, high } = limits.seed;
     this.seed = h("input", { type: "number", id: `${unique}-seed`, min: low, max: high, step: 1, required: true });
     this.live = h("input", { type: "checkbox", id: `${unique}-live`, checked: true });
@@ -246,6 +291,7 @@ class Panel {
       this.prompt,
       h("div", { className: "lcm-examples", role: "group", ariaLabel: "Example prompts" }, ...examples),
       h("div", { className: "lcm-row" }, ...this.labelled("Steps", this.steps)),
+      ...strength,
       h("div", { className: "lcm-row" }, ...this.labelled("Guidance", this.guidance)),
       h(
         "div",
@@ -286,7 +332,7 @@ class Panel {
     const pre = h("pre", { tabIndex: 0, role: "region", ariaLabel: "Python code" }, this.code);
     const { notebook, sampler } = this.options;
     const where = h("p", { className: "lcm-note" }, "The same in Python. Step by step in ");
-    where.append(linked("01_text_to_image.ipynb", notebook), "; the loop that runs here, line by line, in ");
+    where.append(linked(`${this.manifest.notebook}.ipynb`, notebook), "; the loop that runs here, line by line, in ");
     where.append(linked("06_inside_the_sampler.ipynb", sampler), ".");
     return h("details", {}, h("summary", {}, "Show code"), pre, copy, where);
   }
@@ -301,15 +347,22 @@ class Panel {
   show(settings) {
     for (const [name, value] of Object.entries(settings)) {
       if (this[name].value !== String(value)) this[name].value = value;
+    }
+    this.told();
+  }
+
+  /** Tell sliders' values and code; a strength that was raised moves its slider. */
+  told() {
+    for (const [name, value] of Object.entries(this.settings)) {
       if (this[name].shown) this[name].shown.textContent = value;
     }
-    this.code.textContent = pythonCode(settings);
+    if (this.strength) this.strength.value = this.settings.strength;
+    this.code.textContent = pythonCode(this.settings, this.manifest.section);
   }
 
   onInput() {
     this.settings = this.values();
-    for (const name of ["steps", "guidance"]) this[name].shown.textContent = this.settings[name];
-    this.code.textContent = pythonCode(this.settings);
+    this.told();
     if (this.live.checked && this.state !== "empty") this.draw();
     else this.options.onChange?.(this.settings);
   }
@@ -357,8 +410,9 @@ class Panel {
   draw() {
     if (this.state === "failed") return;
     this.stage.classList.add("lcm-busy");
-    this.worker?.postMessage({ type: "draw", id: ++this.id, settings: this.settings });
-    (this.asked ??= new Map()).set(this.id, this.settings);
+    const painting = this.painter && { number: this.painted, pixels: this.pixels() };
+    this.worker?.postMessage({ type: "draw", id: ++this.id, settings: this.settings, painting });
+    (this.asked ??= new Map()).set(this.id, { settings: this.settings, painting });
     this.options.onChange?.(this.settings);
   }
 
@@ -385,10 +439,10 @@ class Panel {
   }
 
   on_picture({ id, pixels, timesteps, seconds }) {
-    const settings = this.asked.get(id);
+    const { settings, painting } = this.asked.get(id);
     for (const old of this.asked.keys()) if (old <= id) this.asked.delete(old);
     const first = !this.shown;
-    this.shown = { id, settings, timesteps, seconds };
+    this.shown = { id, settings, painting, timesteps, seconds };
     this.predictions = [];
     this.predictions[timesteps.length - 1] = pixels;
     this.paint(pixels, `Picture of ${described(settings)}`);
@@ -486,10 +540,29 @@ class Panel {
     }
   }
 
+  async bitmap(file) {
+    return createImageBitmap(new Blob([await this.source.read(file)]));
+  }
+
+  /** Lay the section's own picture under the brush. */
+  async showStart() {
+    if (!this.painter) return;
+    const picture = await this.bitmap(this.manifest.start);
+    if (this.painted) return; // the reader was faster
+    this.painter.load(picture);
+    this.painted = 1;
+    if (this.state !== "empty") this.onInput();
+  }
+
+  /** Return the painting as RGBA bytes. */
+  pixels() {
+    const { side } = this.manifest;
+    return this.painter.layer.getContext("2d").getImageData(0, 0, side, side).data;
+  }
+
   /** Show the picture that was drawn beforehand with the default settings. */
   async showPoster() {
-    const file = this.manifest.poster;
-    const picture = await createImageBitmap(new Blob([await this.source.read(file)]));
+    const picture = await this.bitmap(this.manifest.poster);
     if (this.shown) return;
     this.canvas.getContext("2d").drawImage(picture, 0, 0);
     const label = `Drawn beforehand: ${described(this.manifest.defaults)}`;
@@ -524,34 +597,50 @@ class Panel {
   }
 
   /** Save the picture as a PNG that carries its settings: lcm_nb.reproduce draws it again. */
-  save() {
-    const { settings, timesteps } = this.shown;
-    const full = h("canvas", { width: this.manifest.side, height: this.manifest.side });
-    full.getContext("2d").putImageData(new ImageData(this.predictions.at(-1), full.width, full.height), 0, 0);
-    full.toBlob(async (blob) => {
-      const file = await withSettings(blob, settings, timesteps, this.manifest);
-      const address = URL.createObjectURL(file);
-      h("a", { href: address, download: fileName(settings) }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000);
-      this.says.textContent = `Saved as ${fileName(settings)}.`;
-    });
+  async save() {
+    const { settings, painting, timesteps } = this.shown;
+    const source = painting && (await this.png(painting.pixels));
+    const file = await withSettings(await this.png(this.predictions.at(-1)), settings, timesteps, this.manifest, source);
+    this.download(file, fileName(settings));
   }
 
-  /** Whether this browser's cache has every file. */
-  async isKept() {
+  async saveDrawing() {
+    this.download(await this.png(this.pixels()), DRAWING);
+  }
+
+  /** Return pixels as a PNG file. */
+  png(pixels) {
+    const { side } = this.manifest;
+    const full = h("canvas", { width: side, height: side });
+    full.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
+    return new Promise((resolve) => full.toBlob(resolve));
+  }
+
+  download(file, name) {
+    const address = URL.createObjectURL(file);
+    h("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    this.says.textContent = `Saved as ${name}.`;
+  }
+
+  /** Return how many bytes this browser's cache lacks, and say it. */
+  async countMissing() {
+    const files = Object.values(this.manifest.files);
     try {
       const cache = await globalThis.caches?.open("lcm-nb");
-      const files = Object.values(this.manifest.files);
       const found = await Promise.all(files.map(({ sha256 }) => cache.match(`${location.origin}/lcm-nb/${sha256}`)));
-      return found.every(Boolean);
+      const bytes = files.reduce((sum, file, i) => sum + (found[i] ? 0 : file.bytes), 0);
+      this.size.textContent = bytes ? `${megabytes(bytes)} to download, once` : "nothing to download";
+      return bytes;
     } catch {
-      return false;
+      return this.manifest.bytes;
     }
   }
 
   close() {
     removeEventListener("hashchange", this.onHash);
     clearTimeout(this.saying);
+    this.painter?.close();
     this.worker?.terminate();
     this.state = "failed";
   }
@@ -578,18 +667,35 @@ async function keepPage(address, { files, version }) {
   }
 }
 
+/** Return what a manifest says of one section, of its files alone. */
+function only({ sections, ...common }, name = "text-to-image") {
+  const section = sections[name];
+  if (!section) throw new Error(`there is no section “${name}”; there is ${Object.keys(sections).join(" and ")}`);
+  const files = Object.fromEntries(section.needs.map((file) => [file, common.files[file]]));
+  const kept = Object.values(common.files).map(({ sha256 }) => sha256); // in the browser's cache: of all sections
+  return { ...common, ...section, section: name, files, kept };
+}
+
+/** Bring the surface to paint on. */
+async function painterOf(base, version) {
+  const href = new URL("assets/paint.css", base).href;
+  if (!document.querySelector(`link[href="${href}"]`)) document.head.append(h("link", { rel: "stylesheet", href }));
+  return (await import(new URL(`assets/paint.js?v=${version}`, base))).painter;
+}
+
 /** Put the panel into an element.
  *
- * options: base (address of the built folder; default: where this module lies), settings, link (whether the page's
- * address carries the settings), offline (address of sw.js), notebook and sampler (addresses to link to),
+ * options: base (address of the built folder; default: where this module lies), section, settings, link (whether the
+ * page's address carries the settings), offline (address of sw.js), notebook and sampler (addresses to link to),
  * onChange(settings), source (instead of base).
  */
 export async function mount(root, options = {}) {
   const source = options.source ?? fromAddress(options.base ?? new URL(".", import.meta.url));
   root.classList.add("lcm-web");
   try {
-    const manifest = JSON.parse(new TextDecoder().decode(await source.read("manifest.json")));
-    return new Panel(root, source, manifest, options);
+    const manifest = only(JSON.parse(new TextDecoder().decode(await source.read("manifest.json"))), options.section);
+    const paint = manifest.start ? await painterOf(source.base, manifest.version) : undefined;
+    return new Panel(root, source, manifest, { ...options, paint });
   } catch (error) {
     root.replaceChildren(h("p", { role: "alert" }, `The LCM cannot be shown: ${error.message}.`));
     throw error;

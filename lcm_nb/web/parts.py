@@ -12,32 +12,34 @@ STRIPS = (slice(0, 2), slice(None), slice(-2, None))
 
 
 class Text(nn.Module):
-    """Token ids of both tokenizers, (1, tokens) int32 -> embeddings (1, tokens, c) and the pooled one (1, p)."""
+    """Token ids of each tokenizer, (1, tokens) int32 -> embeddings (1, tokens, c), and of XL's the pooled one (1, p)."""
 
     def __init__(self, pipe):
         super().__init__()
-        self.first, self.second = pipe.text_encoder, pipe.text_encoder_2
+        self.first, self.second = pipe.text_encoder, getattr(pipe, "text_encoder_2", None)
 
-    def forward(self, ids, ids_2):
+    def forward(self, ids, ids_2=None):
         first = self.first(ids.long(), output_hidden_states=True)
+        if self.second is None:
+            return (first[0],)
         second = self.second(ids_2.long(), output_hidden_states=True)
         return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second[0]
 
 
 class UNet(nn.Module):
-    """Noisy latents, timestep (1,), guidance (1,), embeddings and pooled one -> the UNet's output, as the latents.
+    """Noisy latents, timestep (1,), guidance (1,), embeddings, XL's pooled one -> the UNet's output, as the latents.
 
     SDXL's sizes are a constant; guidance is embedded in the graph, where float32 rounds as it does in torch.
     """
 
-    def __init__(self, pipe, side: int):
+    def __init__(self, pipe, side: float):
         super().__init__()
         self.unet, self.embed = pipe.unet, pipe.get_guidance_scale_embedding
         self.register_buffer("time_ids", torch.tensor([[side, side, 0.0, 0.0, side, side]]), persistent=False)
 
-    def forward(self, latents, timestep, guidance, embeddings, pooled):
+    def forward(self, latents, timestep, guidance, embeddings, pooled=None):
         weight = self.embed(guidance - 1, embedding_dim=self.unet.config.time_cond_proj_dim)
-        added = {"text_embeds": pooled, "time_ids": self.time_ids}
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": self.time_ids}
         return self.unet(
             latents,
             timestep,
@@ -46,6 +48,17 @@ class UNet(nn.Module):
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
+
+
+class Encoder(nn.Module):
+    """A picture, (1, 3, side, side), 0 to 1 -> its latents."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, picture):
+        return self.vae.encode(2 * picture - 1, return_dict=False)[0] * self.vae.config.scaling_factor
 
 
 class Decoder(nn.Module):

@@ -3,7 +3,8 @@
 //
 // In:   {type: "start", manifest}
 //       {type: "part", name, data, done}  a piece of a file that was needed
-//       {type: "draw", id, settings}      prompt, steps, guidance, seed; a newer one replaces one that waits
+//       {type: "draw", id, settings, painting}  prompt, steps, guidance, seed; with a painting, {number, pixels},
+//                                         strength, too; a newer one replaces one that waits
 // Out:  {type: "need", name}, {type: "progress", bytes, total}, {type: "ready", cached},
 //       {type: "step", id, number, timestep}, {type: "picture", id, pixels, timesteps, seconds},
 //       {type: "prediction", id, number, pixels}, {type: "kept"}, {type: "failed", message}
@@ -60,9 +61,10 @@ function randn(twister, size) {
 
 // -- the LCM's sampler (lcm_nb/schedule.py has the same in Python) --------------------------------
 
-/** Return the timesteps that an LCM visits: `steps` of the schedule's points, evenly spread. */
-function timesteps({ points }, steps) {
-  return Array.from({ length: steps }, (_, i) => points[Math.floor((i * points.length) / steps)]);
+/** Return the timesteps that an LCM visits: of `steps` of the schedule's points, evenly spread, the last by strength. */
+function timesteps({ points }, steps, strength = 1) {
+  const all = Array.from({ length: steps }, (_, i) => points[Math.floor((i * points.length) / steps)]);
+  return all.slice(steps - Math.floor(steps * strength));
 }
 
 /** Return f(z, t): the clean latents that the UNet's output at timestep t stands for. */
@@ -135,13 +137,13 @@ class Assets {
     postMessage({ type: "progress", bytes: Math.min(this.bytes, this.total), total: this.total });
   }
 
-  /** Keep what came, and drop what an older version of the page kept. */
+  /** Keep what came, and drop what an older version of the page kept; other sections' files stay. */
   async keep() {
     const cache = await this.cache();
     if (!cache) return;
     for (const [sha256, data] of this.fresh) await cache.put(key(sha256), new Response(data));
     this.fresh.clear();
-    const wanted = new Set(Object.values(this.manifest.files).map(({ sha256 }) => key(sha256)));
+    const wanted = new Set(this.manifest.kept.map(key));
     for (const { url } of await cache.keys()) if (!wanted.has(url)) await cache.delete(url);
   }
 
@@ -264,19 +266,32 @@ class Model {
     return Int32Array.from({ length }, (_, i) => ids[i] ?? pad);
   }
 
+  /** Return what the text encoders make of a prompt, by the names of the UNet's inputs. */
   async embed(prompt) {
-    if (this.embedded?.prompt === prompt) return this.embedded;
-    const [ids, ids_2] = [0, 1].map((which) => this.ids(prompt, which));
-    const feeds = { ids: this.tensor(ids, [1, ids.length]), ids_2: this.tensor(ids_2, [1, ids_2.length]) };
-    const { embeddings, pooled } = await this.text.run(feeds);
-    return (this.embedded = { prompt, embeddings, pooled });
+    if (this.embedded?.prompt === prompt) return this.embedded.made;
+    const ids = this.tokenizers.map((_, which) => this.ids(prompt, which));
+    const feeds = ids.map((values, which) => [["ids", "ids_2"][which], this.tensor(values, [1, values.length])]);
+    const made = await this.text.run(Object.fromEntries(feeds));
+    this.embedded = { prompt, made };
+    return made;
   }
 
-  async predict(latents, timestep, guidance, { embeddings, pooled }) {
+  /** Return a painting's latents; its pixels are RGBA. */
+  async encode({ number, pixels }) {
+    if (this.encoded?.number === number) return this.encoded.latents;
+    const size = pixels.length / 4;
+    const values = Float32Array.from({ length: 3 * size }, (_, i) => pixels[4 * (i % size) + Math.floor(i / size)] / 255);
+    const side = this.manifest.side;
+    const { latents } = await this.encoder.run({ picture: this.tensor(values, [1, 3, side, side]) });
+    this.encoded = { number, latents: latents.data };
+    return latents.data;
+  }
+
+  async predict(latents, timestep, guidance, embedded) {
     const feeds = { latents, timestep: [timestep], guidance: [guidance] };
     for (const name of ["timestep", "guidance"]) feeds[name] = this.tensor(Float32Array.from(feeds[name]), [1]);
     feeds.latents = this.tensor(latents, this.manifest.latents);
-    return (await this.unet.run({ ...feeds, embeddings, pooled })).output.data;
+    return (await this.unet.run({ ...feeds, ...embedded })).output.data;
   }
 
   /** Return the picture of clean latents as RGBA bytes, rounded as NumPy rounds. */
@@ -290,19 +305,21 @@ class Model {
     return pixels;
   }
 
-  /** Draw one picture; `onStep` is called after each step. */
-  async draw({ prompt, steps, guidance, seed }, onStep) {
+  /** Draw one picture, over a painting where there is one; `onStep` is called after each step. */
+  async draw({ prompt, steps, strength, guidance, seed }, painting, onStep) {
     const { schedule } = this.manifest;
     const embedded = await this.embed(prompt);
     const twister = new Twister(seed);
-    const visited = timesteps(schedule, steps);
+    const visited = timesteps(schedule, steps, strength);
     const predictions = [];
-    let latents = randn(twister, this.size);
+    let latents = painting
+      ? renoised(schedule, await this.encode(painting), visited[0], twister)
+      : randn(twister, this.size);
     for (const [i, timestep] of visited.entries()) {
       const output = await this.predict(latents, timestep, guidance, embedded);
       predictions.push(consistency(schedule, latents, output, timestep));
       onStep(i + 1, timestep);
-      if (i + 1 < steps) latents = renoised(schedule, predictions[i], visited[i + 1], twister);
+      if (i + 1 < visited.length) latents = renoised(schedule, predictions[i], visited[i + 1], twister);
     }
     return { visited, predictions, pixels: await this.decode(predictions.at(-1)) };
   }
@@ -330,9 +347,9 @@ async function work() {
   try {
     await loaded;
     while (letter) {
-      const { id, settings } = letter;
+      const taken = letter;
       letter = undefined;
-      await serve(id, settings);
+      await serve(taken);
     }
   } catch (error) {
     fail(error);
@@ -341,10 +358,10 @@ async function work() {
   }
 }
 
-async function serve(id, settings) {
+async function serve({ id, settings, painting }) {
   const start = performance.now();
   const onStep = (number, timestep) => postMessage({ type: "step", id, number, timestep });
-  const { visited, predictions, pixels } = await model.draw(settings, onStep);
+  const { visited, predictions, pixels } = await model.draw(settings, painting, onStep);
   const seconds = (performance.now() - start) / 1000;
   postMessage({ type: "picture", id, pixels, timesteps: visited, seconds }, [pixels.buffer]);
   for (let number = 1; number < predictions.length; number++) {

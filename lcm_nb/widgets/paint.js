@@ -231,7 +231,7 @@ function painter({ kind, width, height, send }) {
   resize(width, height);
 
   return {
-    el, taken, resize,
+    el, layer, taken, resize,
     background: (bitmap) => below.getContext("2d").drawImage(bitmap, 0, 0, below.width, below.height),
     // Put a picture into the ink, of a mask what is light; nothing is sent for it.
     load: (bitmap) => {

@@ -12,12 +12,14 @@ const places = document.querySelectorAll(".lcm-live");
 if (places.length) {
   document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("lcm.css", draw) }));
   const lesson = (name) => new URL(`../notebooks/${name}.html`, import.meta.url).href;
-  const links = { notebook: lesson("01_text_to_image"), sampler: lesson("06_inside_the_sampler") };
+  const lessons = { "text-to-image": "01_text_to_image", "image-to-image": "02_image_to_image" };
+  const sampler = lesson("06_inside_the_sampler");
   const { mount } = await import(new URL("lcm.js", draw));
   for (const place of places) {
-    const { first, ...settings } = place.dataset;
+    const { first, section = "text-to-image", ...settings } = place.dataset;
+    const notebook = lesson(lessons[section]);
     // The first page keeps its settings in its address, and itself for visits without a connection.
     const own = first === undefined ? {} : { link: true, offline: new URL("../sw.js", import.meta.url) };
-    await mount(place, { base: draw, settings, ...links, ...own });
+    await mount(place, { base: draw, section, settings, notebook, sampler, ...own });
   }
 }
