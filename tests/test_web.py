@@ -1,6 +1,7 @@
 """The LCM in the page, in a real Chromium: the built folder from a plain server, and the widget in JupyterLab.
 
-`make web` runs this: it exports, which needs the extra `web` and npm. Nothing here is skipped: what is missing fails.
+`make web` runs this: it exports, which needs the extra `web` and npm. Firefox draws, too, where there is one; else
+nothing here is skipped: what is missing fails.
 With LCM_NB_WEB in the environment the export in that folder is tested instead of a new one.
 """
 
@@ -18,6 +19,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 from chromium import MILLISECONDS, chromium, jupyterlab, write_notebook
+from firefox import firefox, page_in_firefox
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -174,6 +176,22 @@ def test_pictures_are_those_of_the_studio(drawn, studio):
         wanted = np.asarray(studio.generate(prompt=case["prompt"], seed=case["seed"], **names).image)
         difference = np.abs(draw(drawn, **case) - wanted)
         assert difference.max() <= 2, (case, difference.max())
+
+
+@pytest.mark.skipif(not firefox(), reason="there is no Firefox: Debian's package firefox-esr brings it")
+def test_firefox_draws_the_same_pictures(folder, serve, studio):
+    case = CASES[2]
+    drawn = "new Promise(ready => { const look = () => %s ? ready(%s) : setTimeout(look, 50); look(); })"
+    with page_in_firefox(firefox()) as page:
+        page.goto(f"{serve(folder)[0]}#{urlencode(case)}")
+        page.evaluate(drawn % ((button := "document.querySelector('.lcm-start')"), f"{button}.click()"))
+        panel = "document.querySelector('.lcm-web')"
+        page.evaluate(drawn % (f"{panel}.matches('[data-drawn], [data-failed]')", "true"))
+        width, height, data = page.evaluate(f"({PIXELS})({STAGE!r})")
+    picture = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 3).astype(int)
+    names = dict(num_inference_steps=case["steps"], guidance_scale=case["guidance"])
+    wanted = np.asarray(studio.generate(prompt=case["prompt"], seed=case["seed"], **names).image)
+    assert np.abs(picture - wanted).max() <= 2
 
 
 def test_equal_settings_give_equal_pictures(drawn):
@@ -398,12 +416,10 @@ def test_the_result_is_announced_once_it_settles(drawn):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_it_fits_and_axe_finds_nothing_serious(page, folder, serve, tmp_path, size, theme):
+def test_it_fits_and_axe_finds_nothing_serious(page, folder, serve, tmp_path, theme):
     from axe_playwright_python.sync_playwright import Axe
 
     page.emulate_media(color_scheme=theme)
-    page.set_viewport_size(dict(zip(("width", "height"), SIZES[size])))
     page.goto(serve(folder)[0])
     page.get_by_role("button", name="Load the model and draw").wait_for()
     for loaded in (False, True):
@@ -411,10 +427,12 @@ def test_it_fits_and_axe_finds_nothing_serious(page, folder, serve, tmp_path, si
             start(page)
             page.wait_for_selector('.lcm-web[data-predictions="4"]')
             page.get_by_text("Show code").click()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        page.screenshot(path=tmp_path / f"{size}-{theme}-{loaded}.png", full_page=True)
-        found = Axe().run(page).response["violations"]
-        assert not [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
+        for name, size in SIZES.items():
+            page.set_viewport_size(dict(zip(("width", "height"), size)))
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            page.screenshot(path=tmp_path / f"{name}-{theme}-{loaded}.png", full_page=True)
+            found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+            assert not [(name, v["id"], [n["html"] for n in v["nodes"]]) for v in found]
 
 
 # -- how fast it is: lenient here, because machines that test are busy; README has figures ------------

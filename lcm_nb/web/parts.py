@@ -12,7 +12,7 @@ STRIPS = (slice(0, 2), slice(None), slice(-2, None))
 
 
 class Text(nn.Module):
-    """Token ids of each tokenizer, (1, tokens) int32 -> embeddings (1, tokens, c), and of XL's the pooled one (1, p)."""
+    """Token ids of each tokenizer, (1, tokens) int32 -> embeddings (1, tokens, c), of XL's the pooled one (1, p)."""
 
     def __init__(self, pipe):
         super().__init__()
