@@ -114,7 +114,7 @@ def write_section(studio, assets: Path, *, say=print) -> dict[str, object]:
     """Write all that a section adds to the folder, and return what the page has to know of it."""
     name, pipe = studio.section, studio.pipe
     specs = controls(name)
-    prompts = EXAMPLES if name == SECTION else [specs["prompt"].default, *section_for(name).examples]
+    prompts = EXAMPLES if name == SECTION else [specs["prompt"].default, *section_for(name).examples[:4]]
     drawn = studio.generate(prompt=prompts[0])
     drawn.image.save(assets / f"{name}.webp", quality=80, method=6)
     about = {

@@ -435,7 +435,7 @@ def test_it_fits_and_axe_finds_nothing_serious(page, folder, serve, tmp_path, th
             assert not [(name, v["id"], [n["html"] for n in v["nodes"]]) for v in found]
 
 
-# -- how fast it is: lenient here, because machines that test are busy; README has figures ------------
+# -- how fast it is: lenient here, because machines that test are busy; docs/speed.md has figures ------------
 
 
 def test_it_is_quick(page, folder, serve, record_property):

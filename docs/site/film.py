@@ -59,7 +59,7 @@ def main() -> int:
         chromium() as browser,
     ):
         write_notebook(Path(folder) / "panel.ipynb", [CODE])
-        page = browser.new_page(viewport={"width": 1180, "height": 1400})
+        page = browser.new_page(viewport={"width": 1480, "height": 1400})
         page.set_default_timeout(MILLISECONDS)
         page.goto(address.format("panel.ipynb"))
         shots = frames(page)
