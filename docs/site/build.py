@@ -29,6 +29,8 @@ PROSE = ("docs/*.md", "docs/*.jpg", "docs/*.png", "docs/*.webp", "docs/*.json", 
 PROSE += ("lcm_nb/mini/*.jpg", "lcm_nb/mini/figures.json", "CONTRIBUTING.md", "LICENSE", "CITATION.cff")
 # nbclient keeps widgets' state, too, but misses what a panel's worker sends while a later cell runs.
 WIDGETS = "import json, ipywidgets\nprint(json.dumps(ipywidgets.Widget.get_manager_state()))"
+CLONE = "make lab    # in a clone of the repository"
+STAMP = re.compile(r"colab\.research\.google\.com/github/([\w.-]+)/([\w.-]+)/blob/([\w./-]+)/notebooks/")
 TEACHERS = re.compile(r"(?s)```\{toctree\}\n:caption: For teachers.*?```\n")
 
 
@@ -64,6 +66,14 @@ def run(notebook: Path, out: Path) -> None:
     nbformat.write(content, out)
 
 
+def addressed(index: str, readme: str) -> str:
+    """Return the first page with the repository's address, if ``.ci/stamp.py`` has written it into README."""
+    if not (found := STAMP.search(readme)):
+        return index
+    owner, name, ref = found.groups()
+    return index.replace(CLONE, f"git clone --branch {ref} https://github.com/{owner}/{name}\ncd {name}\nmake lab")
+
+
 def assemble(out: Path, package: str) -> Path:
     """Put everything that Sphinx reads into a folder that is laid out like the repository, and return it."""
     source = out / "source"
@@ -76,9 +86,9 @@ def assemble(out: Path, package: str) -> Path:
         shutil.copyfile(file, target)
         if file.suffix == ".md":
             target.write_text(pages.anchored(file.read_text(encoding="utf-8")), encoding="utf-8")
-    if not (ROOT / "docs" / "teach").is_dir():
-        index = source / "index.md"
-        index.write_text(TEACHERS.sub("", index.read_text(encoding="utf-8")), encoding="utf-8")
+    index = source / "index.md"
+    text = addressed(index.read_text(encoding="utf-8"), (ROOT / "README.md").read_text(encoding="utf-8"))
+    index.write_text(text if (ROOT / "docs" / "teach").is_dir() else TEACHERS.sub("", text), encoding="utf-8")
     (source / "notebooks").mkdir()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         mark = f"{package} {digest(notebook)} {os.environ.get('LCM_NB_MINUTES')}"
