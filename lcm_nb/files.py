@@ -116,12 +116,12 @@ def check_target(path: object, suffix: str = ".png") -> Path:
             raise ValueError(f"{place} is a folder; give {wanted}.")
         with contextlib.suppress(FileNotFoundError):
             os.lstat(place)  # says whether such a name can be
-        with _temporary(place, b""):
+        with _temporary(place, b"", lasting=True):
             pass
     return place
 
 
-def save(path: Path, contents: Sequence[bytes], *, overwrite: bool = False) -> list[Path]:
+def save(path: Path, contents: Sequence[bytes], *, overwrite: bool = False, lasting: bool = True) -> list[Path]:
     """Write files whole or not at all, and return their paths.
 
     One goes to ``path``; of several, ``fox.png`` makes ``fox-1.png``, ``fox-2.png``, ... Where one of these names is
@@ -131,6 +131,8 @@ def save(path: Path, contents: Sequence[bytes], *, overwrite: bool = False) -> l
     ----------
     overwrite
         Replace what is there, at once: a reader sees the old file or the new one.
+    lasting
+        Wait until the disk has them, so that a power cut takes none.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def save(path: Path, contents: Sequence[bytes], *, overwrite: bool = False) -> l
         In one sentence what kept them from being written; files of before are as they were.
     """
     with contextlib.ExitStack() as stack, spoken(path):
-        parts = [stack.enter_context(_temporary(path, data)) for data in contents]
+        parts = [stack.enter_context(_temporary(path, data, lasting)) for data in contents]
         if overwrite:
             paths = names(path, len(parts))
             for part, name in zip(parts, paths, strict=True):
@@ -147,13 +149,14 @@ def save(path: Path, contents: Sequence[bytes], *, overwrite: bool = False) -> l
             stems = itertools.chain([path.stem], (f"{path.stem}-{number}" for number in itertools.count(2)))
             tries = (names(path.with_stem(stem), len(parts)) for stem in stems)
             paths = next(tried for tried in tries if _claim(parts, tried))
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     return paths
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file in place of one that may be there: whole or not at all."""
-    save(path, [data], overwrite=True)
+def replace(path: Path, data: bytes, *, lasting: bool = True) -> None:
+    """Write a file in place of one that may be there, as :func:`save` does."""
+    save(path, [data], overwrite=True, lasting=lasting)
 
 
 def names(path: Path, count: int) -> list[Path]:
@@ -187,14 +190,15 @@ def _cut(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """Write a file beside ``path``, down to the disk; it is gone afterwards, whatever happens."""
+def _temporary(path: Path, data: bytes, lasting: bool) -> Iterator[Path]:
+    """Write a file beside ``path``, if ``lasting`` down to the disk; it is gone afterwards, whatever happens."""
     part = path.parent / f".lcm_nb-{uuid.uuid4().hex}.part"
     try:
         with open(part, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         yield part
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,8 @@
-"""Files from memory that this process keeps in the temporary folder; they go when it ends, or when the next begins."""
+"""Files from memory that this process keeps in the temporary folder.
+
+A file goes when nothing holds its path any more and newer ones came, at the latest when the process ends, or when the
+next begins.
+"""
 
 import atexit
 import contextlib
@@ -8,29 +12,57 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from functools import lru_cache
 from pathlib import Path
 
 from . import files
 
 MOST = 200_000_000  # bytes that are kept in memory, to write them again where a cleaner took them
+NEWEST = 64  # files that stay though nothing holds their path: it may stand in a text, as in code that was shown
 SLACK = 600.0  # seconds by which a process's start may look different to another: clocks are set
 _NAME = re.compile(r"lcm_nb-(\d+)-(\d+)-\w+")
 _remembered: OrderedDict[str, bytes] = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a path may be let go of anywhere, by the thread that has the lock, too
 
 
-def keep(data: bytes, name: str) -> Path:
+class Kept(str):
+    """The path of a kept file, which stays as long as anything holds this very text: a control, a result's settings."""
+
+
+_held: weakref.WeakValueDictionary[str, Kept] = weakref.WeakValueDictionary()
+_newest: deque[Kept] = deque(maxlen=NEWEST)
+
+
+def keep(data: bytes, name: str) -> Kept:
     """Return the path of a file of this process that holds ``data``; the same name stands for the same bytes."""
     with _lock:
-        path = _folder(os.getpid()) / name
+        place = _folder(os.getpid()) / name
+        path = _held.get(str(place)) or _hold(str(place))
+        if path not in _newest:
+            _newest.append(path)
         _remembered[str(path)] = data
         _remembered.move_to_end(str(path))
         while len(_remembered) > 1 and sum(map(len, _remembered.values())) > MOST:
             _remembered.popitem(last=False)
-        _write(path, data)
+        _write(place, data)
     return path
+
+
+def _hold(place: str) -> Kept:
+    path = _held[place] = Kept(place)
+    weakref.finalize(path, _forget, place, os.getpid()).atexit = False
+    return path
+
+
+def _forget(place: str, process: int) -> None:
+    with _lock:
+        if place in _held or os.getpid() != process:  # kept again meanwhile; or the file is a forked child's parent's
+            return
+        _remembered.pop(place, None)
+        with contextlib.suppress(OSError):
+            os.remove(place)
 
 
 def bring_back(path: str | Path) -> None:
@@ -55,7 +87,7 @@ def _write(path: Path, data: bytes) -> None:
             return
     with files.spoken(path):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        files.replace(path, data)
+        files.replace(path, data, lasting=False)
 
 
 @lru_cache
@@ -100,7 +132,7 @@ def _start(process: int) -> float | None:
 
 def _fresh_lock() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -227,15 +227,17 @@ def keep_image(source: str | Path | bytes | Image.Image) -> str:
     """Check a picture and return the path of a file that holds it.
 
     A path stays as it is; its file is opened and not decoded. A picture from memory is written to the temporary
-    folder, so that settings stay plain text and the code that a panel shows can open it.
+    folder, so that settings stay plain text and the code that a panel shows can open it; the file goes when
+    nothing holds the path.
     """
     if isinstance(source, (str, Path)):
         name, data = _contents(source)
         with _opened(name, data):
-            return str(files.as_path(source, WANTED))
+            # of a kept file the very text that it was given: it holds the file
+            return source if isinstance(source, kept.Kept) else str(files.as_path(source, WANTED))
     image = read_image(source)
     data = encode_image(image)
-    return str(kept.keep(data, f"{hashlib.sha256(data).hexdigest()[:16]}.png"))
+    return kept.keep(data, f"{hashlib.sha256(data).hexdigest()[:16]}.png")
 
 
 def encode_image(image: Image.Image, kind: str = "png") -> bytes:

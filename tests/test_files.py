@@ -242,6 +242,6 @@ def test_the_next_start_removes_what_a_killed_process_left_and_nothing_else(tmp_
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_that_exits_takes_nothing_along(tmp_path):
     code = "path = kept.keep(b'mine', 'a.png')\nchild = os.fork()\nif not child: sys.exit()\n"
-    done = started(f"exec({code + 'os.waitpid(child, 0); print(path.exists())'!r})", tmp_path)
+    done = started(f"exec({code + 'os.waitpid(child, 0); print(os.path.exists(path))'!r})", tmp_path)
     assert done.communicate(timeout=60)[0].splitlines()[-1] == "True"
     assert listing(tmp_path) == []  # and at the end nothing stays

@@ -1,10 +1,13 @@
 """The control that takes a picture."""
 
+import gc
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from lcm_nb.kept import NEWEST
 from lcm_nb.pictures import read_image
 from lcm_nb.settings import EXAMPLE
 from lcm_nb.widgets.inputs import ImageInput
@@ -95,11 +98,11 @@ def test_it_says_whose_picture_it_has(taken):
 # -- what is painted in the page ----------------------------------------------------------
 
 
-def paint(widget: ImageInput, number: int, image: Image.Image) -> None:
-    """Do what the browser does when a stroke ends."""
+def paint(widget: ImageInput, number: int, image: Image.Image, part: str = "end") -> None:
+    """Do what the browser does when a stroke ends, or as long as the camera is on."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    widget._handle_custom_msg({"do": "paint", "number": number}, [memoryview(buffer.getvalue())])
+    widget._handle_custom_msg({"do": "paint", "number": number, "part": part}, [memoryview(buffer.getvalue())])
 
 
 def test_a_frame_is_taken_and_said_to_be():
@@ -140,3 +143,29 @@ def test_an_uploaded_picture_is_laid_out_to_draw_on_while_the_drawing_is_open():
         assert ink.size == (64, 48)
     paint(widget, 1, Image.new("RGB", (64, 48), "blue"))
     assert widget.laid == 1, "what the page has painted is not sent back to it"
+
+
+def test_the_camera_gives_frames_until_another_picture_is_chosen():
+    widget = ImageInput("image")
+    widget.filming = True  # as the page sets it
+    paint(widget, 1, Image.new("RGB", (64, 64), "blue"), "camera")
+    assert (widget.taken, widget.name, widget.filming) == (1, "the camera", True)
+    upload(widget, png("red"))
+    assert (widget.name, widget.filming) == ("a picture of yours", False)
+    paint(widget, 2, Image.new("RGB", (64, 64), "green"), "camera")  # it was on its way
+    assert widget.taken == 2 and read_image(widget.value).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_of_many_frames_the_newest_stay_as_files_and_those_whose_path_is_held():
+    widget, settings = ImageInput("image"), []
+    for number in range(3 * NEWEST):
+        paint(widget, number, Image.new("RGB", (64, 64), (number, 0, 7)))
+        if number == 5:
+            settings.append({"image": widget.value})
+    folder = Path(widget.value).parent
+    gc.collect()
+    assert len([path for path in folder.iterdir() if read_image(path).getpixel((0, 0))[2] == 7]) == NEWEST + 1
+    assert read_image(settings[0]["image"]).getpixel((0, 0)) == (5, 0, 7)
+    early = Path(settings.pop()["image"])
+    gc.collect()
+    assert not early.exists() and Path(widget.value).exists()

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import itertools
 import random
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from lcm_nb.files import save as save_files
 from lcm_nb.pictures import encode_image
 from lcm_nb.sections import section_for
 from lcm_nb.widgets.controls import EARLIER
+from lcm_nb.widgets.film import FRAMES
 from lcm_nb.widgets.history import ENTRIES, STARS
+from lcm_nb.widgets.panel import SLOW
 from lcm_nb.widgets.panel import Panel as RealPanel
 from lcm_nb.widgets.previews import Previews
 from lcm_nb.widgets.stage import describe
@@ -162,7 +165,7 @@ def idle(panel):
 
 def test_controls_start_at_the_guides_values(panel):
     assert panel.values() == {name: spec.default for name, spec in SETTINGS.items()}
-    buttons = {"lock", "dice", "run", "stop", "live", "show_code", "save", "vary", "vary_run"}
+    buttons = {"lock", "dice", "run", "stop", "live", "show_code", "save", "save_film", "reset", "vary", "vary_run"}
     assert set(panel.controls) == {*SETTINGS, *buttons}
     assert panel.result is None
     assert panel.status == "Press Run, or move a slider."
@@ -248,6 +251,58 @@ def test_a_closed_panel_draws_no_more_and_says_so(panel, pipeline):
     with pytest.raises(ValueError, match=r"This panel was closed; make a new one with studio\.panel"):
         panel.run()
     assert len(pipeline.runs) == 1
+
+
+@pytest.fixture
+def painted(pipeline):
+    """A panel that starts from a picture, and what the page does while it is painted: ``paint(red, part)``."""
+    settings = section_for("image-to-image").settings | {"num_images": SETTINGS["num_images"]}
+    panel, numbers = RealPanel(settings, run=pipeline.generate, code=code, cancelled=Cancelled), itertools.count(1)
+
+    def paint(red: int, part: str) -> None:
+        panel.controls["image"].paint(next(numbers), encode_image(square((red, 0, 0))), part)
+
+    yield panel, paint
+    panel.stop()
+    panel.close()
+
+
+def test_a_stroke_that_goes_on_lets_the_run_in_flight_end_and_its_end_stops_it(painted, pipeline):
+    panel, paint = painted
+    panel.controls["num_inference_steps"].value = 8
+    panel.wait(SECONDS)
+    pipeline.hold()
+    paint(1, "stroke")
+    pipeline.begun()
+    for red in (2, 3):
+        paint(red, "stroke")
+        pipeline.step(4)
+    pipeline.begun()  # the first ended, and that of the newest state follows
+    paint(4, "stroke")
+    paint(4, "end")  # the stroke's end brings nothing new
+    pipeline.let_go()
+    last = panel.wait(SECONDS)
+    _, first, second, third = pipeline.runs
+    assert (first["cancelled"], first["steps"]) == (False, 8)
+    assert second["cancelled"] and second["steps"] == 1
+    shown = [Image.open(run["settings"]["image"]).getpixel((0, 0))[0] for run in (first, second, third)]
+    assert shown == [1, 3, 4] and last.settings == third["settings"]
+
+
+def test_where_runs_are_slow_a_change_waits_for_the_next_but_a_camera_does_not(painted, pipeline, monkeypatch):
+    panel, paint = painted
+    slow = lambda result: SimpleNamespace(**vars(result) | {"seconds": SLOW + 0.1})  # noqa: E731
+    pipeline.endings += [slow] * 3
+    panel.run()
+    panel.wait(SECONDS)
+    for steps in (5, 6, 7):
+        panel.controls["num_inference_steps"].value = steps
+    panel.wait(SECONDS)
+    assert [run["settings"]["num_inference_steps"] for run in pipeline.runs] == [4, 7]
+    monkeypatch.setattr("lcm_nb.widgets.panel.SETTLE", 10 * SECONDS)
+    panel.controls["image"].filming = True
+    paint(1, "camera")
+    assert panel.wait(SECONDS).settings["image"] == panel.controls["image"].value
 
 
 # -- controls show what they are set to ---------------------------------------------------
@@ -407,6 +462,17 @@ def test_a_picture_that_cannot_be_shown_is_an_error_like_any_other(panel, pipeli
         panel.wait(SECONDS)
     assert panel.result is before
     assert drawn(panel) is not before
+
+
+def test_reset_sets_all_settings_to_the_sections_own(panel, pipeline):
+    drawn(panel, prompt="a fox", num_inference_steps=20, seed=7)
+    panel.controls["reset"].click()
+    assert panel.values() == {name: spec.default for name, spec in SETTINGS.items()}
+    assert panel.wait(SECONDS).settings == panel.values()
+    panel.controls["live"].value = False
+    panel.controls["seed"].value = 3
+    panel.reset()
+    assert panel.wait(SECONDS).settings == panel.values() and len(pipeline.runs) == 2
 
 
 # -- seed ------------------------------------------------------------------------------
@@ -792,6 +858,28 @@ def test_there_is_nothing_to_save_before_the_first_picture(panel, tmp_path, monk
     with pytest.raises(ValueError, match="no picture to save yet"):
         panel.save()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_pictures_are_saved_as_a_film(panel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no picture to save yet"):
+        panel.save_film()
+    for number in range(FRAMES + 2):
+        panel.controls["seed"].value = 100 * number  # which tells in the colour
+        panel.wait(SECONDS)
+    assert panel.save_film("mine.gif") == Path("mine.gif")
+    panel.controls["save_film"].click()
+    assert idle(panel).status == f"Saved {FRAMES} pictures as {panel.screen.file_name}"
+    assert panel.screen.file_name.endswith(f"-seed{100 * (FRAMES + 1)}.webp")
+    for name in ("mine.gif", panel.screen.file_name):
+        with Image.open(name) as film:
+            assert film.n_frames == FRAMES and film.size == (64, 64)
+            film.seek(FRAMES - 1)
+            blue = film.convert("RGB").getpixel((32, 32))[2]
+        assert abs(blue - 100 * (FRAMES + 1) % 256) <= 4
+    for name, words in (("a.mp4", "ends in neither .webp nor .gif"), ("no/a.gif", "does not exist")):
+        with pytest.raises(ValueError, match=words):
+            panel.save_film(name)
 
 
 # -- the end of a panel ----------------------------------------------------------------------

@@ -23,6 +23,7 @@ from PIL import Image
 from test_runtime import Dice, studio_with
 
 import lcm_nb
+from lcm_nb.pictures import encode_image
 from lcm_nb.protocol import MAX_BODY, Job
 from lcm_nb.serving.app import Catalogue, Keys
 from lcm_nb.serving.painter import Painter
@@ -280,7 +281,7 @@ class DicePainter(Painter):
         super().draw(job, slowly)
 
 
-SECTIONS = ("text-to-image", "image-to-image", "style-lora")
+SECTIONS = ("text-to-image", "image-to-image", "style-lora", "inpainting")
 
 
 @pytest.fixture(scope="module")
@@ -560,6 +561,21 @@ def test_a_picture_is_sent_as_it_was_fitted(place, dice):
     with pytest.warns(UserWarning, match="fitted from 100 x 60"):
         result = studio.generate(image=picture)
     assert np.array_equal(dice.dice.calls[-1].image, result.source)
+
+
+def test_what_is_painted_in_a_panel_is_drawn_on_the_server(place, dice):
+    panel = lcm_nb.load("inpainting", server=place, token=TOKEN).panel()
+    panel.controls["live"].value = False
+    panel.controls["image"].paint(1, encode_image(Image.new("RGB", (64, 64), (1, 2, 3))))
+    marked = Image.new("L", (64, 64))
+    marked.paste(255, (0, 0, 32, 64))
+    panel.controls["live"].value = True
+    panel.controls["mask_image"].paint(1, encode_image(marked))
+    result = panel.wait(60)
+    call = dice.dice.calls[-1]
+    assert call.image.getpixel((40, 9)) == (1, 2, 3) and np.array_equal(call.mask, marked)
+    assert result.where.endswith(f"of {place}") and panel.controls["image"].taken == 1
+    panel.close()
 
 
 def test_what_on_step_raises_stops_the_server_within_a_step(far, dice, monkeypatch):

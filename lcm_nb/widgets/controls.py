@@ -120,6 +120,8 @@ def buttons(settings: Mapping[str, Setting], examples: Iterable[str], *, judge: 
         "live": _toggle("live", "Draw at each change of a control", value=True),
         "show_code": _toggle("show code", "Show the plain diffusers code of the picture", value=False),
         "save": _button("Save", "Save the picture as a PNG that carries its settings"),
+        "save_film": _button("Save film", "Save the last pictures as a film (WebP); panel.save_film() makes GIFs, too"),
+        "reset": _button("reset", "Set everything to the section's own values"),
         "vary": _menu("try several", varied, "Which setting to try", first),
         "vary_run": _button(f"Draw {SEVERAL}", f"Draw {SEVERAL} pictures that differ in this setting alone"),
     }

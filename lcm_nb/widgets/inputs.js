@@ -51,6 +51,7 @@ function render({ model, el }) {
   };
   const take = async (chosen) => {
     if (!chosen) return;
+    for (const way of ways) way.still();
     try {
       const content = await small(chosen);
       model.send({ do: "take", name: chosen.name }, undefined, [content]);
@@ -59,7 +60,10 @@ function render({ model, el }) {
     }
   };
   choose.addEventListener("click", () => file.click());
-  example.addEventListener("click", () => model.send({ do: "example" }));
+  example.addEventListener("click", () => {
+    for (const way of ways) way.still();
+    model.send({ do: "example" });
+  });
   file.addEventListener("change", () => {
     take(file.files[0]);
     file.value = ""; // so that the same file again is a change again
@@ -79,17 +83,20 @@ function render({ model, el }) {
   for (const trait of ["label", "name"]) model.on(`change:${trait}`, tell);
   tell();
   el.append(label, choose, example);
-  const surface = paintable({ model, el, kind });
+  const alone = (way) => ways.filter((other) => other !== way).forEach((other) => other.shut());
+  const ways = [paintable({ model, el, kind, alone }), ...(kind === "mask" ? [] : [filmable({ model, el, alone })])];
   el.append(name, file);
-  return surface;
+  return () => {
+    for (const way of ways) way.close();
+    model.off("change:label", tell);
+    model.off("change:name", tell);
+  };
 }
 
-// Let the picture, or the mask, be painted; return what is to be done when the view goes.
-function paintable({ model, el, kind }) {
+// Let the picture, or the mask, be painted. A way to give a picture can `shut`, `close` for good, and hold `still`.
+function paintable({ model, el, kind, alone }) {
   const side = model.get("side");
-  const send = (number, bytes) => model.send({ do: "paint", number }, undefined, [bytes]);
-  const paint = painter({ kind, width: side, height: side, send });
-  const onTaken = () => paint.taken(model.get("taken"));
+  const paint = painter({ model, kind, width: side, height: side });
   const show = async () => {
     const below = await bitmapOf(model.get("below")), ink = await bitmapOf(model.get("ink"));
     const sized = below || ink;
@@ -98,25 +105,100 @@ function paintable({ model, el, kind }) {
     if (ink) paint.load(ink);
   };
   const open = (now) => {
+    if (now) alone(way);
     paint.el.hidden = !now;
     draw.setAttribute("aria-pressed", String(now));
     el.classList.toggle("lcm-painting", now);
     model.send({ do: now ? "open" : "shut" });
   };
   const draw = button(kind === "mask" ? "paint" : "draw", kind === "mask" ? "Paint the mask on the picture" : "Draw the picture here", () => open(paint.el.hidden));
+  const way = {
+    shut: () => { if (!paint.el.hidden) open(false); },
+    still: () => {}, // what is chosen is laid out to draw on
+    close: () => {
+      paint.close();
+      model.off("change:laid", show);
+    },
+  };
   el.append(draw, paint.el);
   // a wide part comes last in the row
   paint.el.style.order = 1;
   paint.el.hidden = kind !== "mask";
   draw.setAttribute("aria-pressed", String(!paint.el.hidden));
-  model.on("change:taken", onTaken);
   model.on("change:laid", show);
   show();
-  return () => {
-    paint.close();
-    model.off("change:taken", onTaken);
-    model.off("change:laid", show);
+  return way;
+}
+
+const REFUSED = {
+  NotAllowedError: "the camera is refused to this page; allow it in the browser",
+  NotFoundError: "this computer has no camera; connect one",
+  NotReadableError: "another program has the camera; end it there",
+};
+
+// Let the picture be what the camera sees: the middle square of it, not mirrored, so that writing stays legible.
+function filmable({ model, el, alone }) {
+  const square = document.createElement("canvas"), context = square.getContext("2d");
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, hidden: true });
+  let wanted = false, stream = null, ticking = 0;
+  video.className = "lcm-camera";
+  video.setAttribute("aria-label", "what the camera sees");
+  const picture = () => {
+    const side = Math.min(video.videoWidth, video.videoHeight);
+    square.width = square.height = model.get("side");
+    context.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, square.width, square.height);
+    return new Promise((ready) => square.toBlob(ready, "image/jpeg", 0.85));
   };
+  const { changed, close } = courier({ model, picture, part: () => "camera" });
+  const roll = (now) => {
+    wanted = now;
+    film.setAttribute("aria-pressed", String(now));
+    video.hidden = !now;
+    clearInterval(ticking);
+    if (now) return;
+    stream?.getTracks().forEach((track) => track.stop());
+    video.srcObject = stream = null;
+    model.set("filming", false);
+    model.save_changes();
+  };
+  const shut = () => { if (wanted) roll(false); };
+  const begin = async () => {
+    alone(way);
+    roll(true);
+    film.disabled = true; // until the browser has asked
+    try {
+      if (!navigator.mediaDevices) throw new Error("this page gets no camera: it needs https or localhost");
+      stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } } });
+      stream.getVideoTracks()[0].addEventListener("ended", shut);
+      video.srcObject = stream;
+      await video.play();
+      if (!wanted) return roll(false); // it was shut while the browser asked
+      model.set("filming", true);
+      model.save_changes();
+      ticking = setInterval(() => video.videoWidth && changed(), FRAME);
+    } catch (error) {
+      if (wanted) model.send({ do: "refuse", why: `${REFUSED[error.name] || error.message}, or choose a picture.` });
+      roll(false);
+    } finally {
+      film.disabled = false;
+    }
+  };
+  const film = button("camera", "Take what the camera sees, again and again", () => (wanted ? roll(false) : begin()));
+  const onFilming = () => { if (!model.get("filming")) shut(); }; // the kernel has another picture
+  const way = {
+    shut,
+    still: shut,
+    close: () => {
+      close();
+      shut();
+      model.off("change:filming", onFilming);
+    },
+  };
+  film.setAttribute("aria-pressed", "false");
+  video.style.order = 1;
+  model.on("change:filming", onFilming);
+  el.append(film, video);
+  return way;
 }
 
 export default { render };

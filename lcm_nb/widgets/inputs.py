@@ -1,4 +1,4 @@
-"""A control that takes a picture: by upload, by drop, painted, or from code; or a mask that is painted on a picture."""
+"""A control that takes a picture: a file, painted, from the camera, or from code; or a mask, painted on a picture."""
 
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from ..pictures import encode_image, keep_image, read_image
 from ..settings import EXAMPLE
 
 HERE = Path(__file__).parent
-OWN, YOURS, PAINTED = "the example", "a picture of yours", "painted"
+OWN, YOURS, PAINTED, FILMED = "the example", "a picture of yours", "painted", "the camera"
 PAINTED_SIDE = 512  # pixels of the longer side of what is painted on
 
 
 class ImageInput(anywidget.AnyWidget):
-    """Take a picture, or a mask: by upload or drop, painted in the page, or by ``value`` from code.
+    """Take a picture, or a mask: by upload or drop, painted in the page, from a camera, or by ``value`` from code.
 
     ``value`` is "example" or a path; a PIL image or the bytes of a file become the path
     of a copy. ``error`` says why the last upload was refused. The page shrinks what is too
-    large to send. While something is painted, the page sends a frame, as the bytes of a PNG or JPEG, and the next one
-    when ``taken`` has its number: nothing queues up.
+    large to send. While something is painted or filmed, the page sends a frame, as the bytes of a PNG or JPEG, and the
+    next one when ``taken`` has its number: nothing queues up. ``part`` says, while a frame is taken, what it is a part
+    of: a "stroke" that goes on, its "end", or what the "camera" sees; else it is "".
 
     Parameters
     ----------
@@ -42,10 +43,11 @@ class ImageInput(anywidget.AnyWidget):
     ink = traitlets.Bytes().tag(sync=True)
     laid = traitlets.Int(0).tag(sync=True)  # how often `below` and `ink` were set: the page shows them then
     taken = traitlets.Int(0).tag(sync=True)
+    filming = traitlets.Bool(False).tag(sync=True)  # set by the page; another picture ends it
 
     def __init__(self, label: str, kind: str = "draw"):
         super().__init__(label=label, kind=kind)
-        self.painting = False  # whether the value that is being set comes from the page's brush
+        self.part = ""
         self._open = False  # whether something is drawn in the page now
         self._size: tuple[int, int] | None = None  # of the picture that a mask is painted on
         self.observe(self._on_value, "value")
@@ -59,16 +61,17 @@ class ImageInput(anywidget.AnyWidget):
         except (ValueError, OSError) as error:
             self.error = str(error)
 
-    def paint(self, number: int, content: bytes) -> None:
-        """Take frame ``number`` of what is painted, and let the page send the next one."""
-        self.painting = True
+    def paint(self, number: int, content: bytes, part: str = "end") -> None:
+        """Take frame ``number`` of what is painted or filmed, and let the page send the next one."""
+        self.part = part
         try:
-            self.take(self._in_size(content) if self.kind == "mask" else content)
+            if part != "camera" or self.filming:  # else it was on its way when another picture was chosen
+                self.take(self._in_size(content) if self.kind == "mask" else content)
         except ValueError as error:
             self.error = str(error)
         finally:
-            self.painting = False
             self.taken = number
+            self.part = ""
 
     def lay_under(self, picture: Image.Image, mask: Image.Image | None) -> None:
         """Show a picture to paint a mask on, and the mask that it has so far; None empties it."""
@@ -93,8 +96,10 @@ class ImageInput(anywidget.AnyWidget):
 
     def _on_value(self, change) -> None:
         self.error = ""
-        self.name = PAINTED if self.painting else OWN if change.new == EXAMPLE else YOURS
-        if not self.painting:
+        whole = OWN if change.new == EXAMPLE else YOURS
+        self.name = {"": whole, "camera": FILMED}.get(self.part, PAINTED)
+        self.filming = self.filming and self.name == FILMED
+        if not self.part:
             self._show_drawn()
 
     def _on_message(self, _, message: dict, buffers: list) -> None:
@@ -103,7 +108,7 @@ class ImageInput(anywidget.AnyWidget):
         elif message.get("do") == "take":
             self.take(bytes(buffers[0]))
         elif message.get("do") == "paint":
-            self.paint(int(message.get("number", 0)), bytes(buffers[0]))
+            self.paint(int(message.get("number", 0)), bytes(buffers[0]), str(message.get("part", "end")))
         elif message.get("do") in ("open", "shut"):
             self._open = message["do"] == "open"
             self._show_drawn()
@@ -113,7 +118,7 @@ class ImageInput(anywidget.AnyWidget):
 
     def _show_drawn(self) -> None:
         """Put a picture of the reader's into the drawing that is open, to draw on."""
-        if self.kind == "draw" and self._open and self.name == YOURS:
+        if self.kind == "draw" and self._open and self.name in (YOURS, FILMED):
             picture = read_image(self.value)
             picture.thumbnail((self.side, self.side))
             self._lay(b"", encode_image(picture))

@@ -20,15 +20,25 @@ class Mailbox:
         self._changed = threading.Condition()
         self._job: Job | None = None
         self._errands: dict[str, Job] = {}
-        self._due = 0.0
+        self._due, self._patient = 0.0, True
         self._busy = self._dropped = self._closed = False
         self._thread: threading.Thread | None = None
 
-    def post(self, job: Job, *, pause: float = 0.0) -> None:
-        """Have ``job`` done next, ``pause`` seconds from now if nothing newer comes; nothing after ``close``."""
+    def post(self, job: Job, *, pause: float = 0.0, patient: bool = False) -> None:
+        """Have ``job`` done next, ``pause`` seconds from now if nothing newer comes; nothing after ``close``.
+
+        A ``patient`` job makes the run in flight not outdated, unless it replaces one that does: of jobs that come
+        faster than runs end, some are done.
+        """
         with self._changed:
+            self._patient = patient and (self._job is None or self._patient)
             self._job, self._due = job, time.monotonic() + pause
             self._wake()
+
+    def hurry(self) -> None:
+        """Let the job that waits, if there is one, be patient no more."""
+        with self._changed:
+            self._patient = False
 
     def post_errand(self, name: str, job: Job) -> None:
         """Have ``job`` done when there is nothing to draw."""
@@ -44,7 +54,7 @@ class Mailbox:
 
     def outdated(self) -> bool:
         """Return whether newer values wait, so that the run in flight may stop."""
-        newer = self._job is not None and time.monotonic() >= self._due
+        newer = self._job is not None and not self._patient and time.monotonic() >= self._due
         return newer or self._dropped or self._closed
 
     @property

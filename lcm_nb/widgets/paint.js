@@ -1,8 +1,6 @@
 // A surface to paint on, by mouse, pen, touch or keys: two layers of the same size, the picture below and the ink.
-// `ink` is "draw" (colours on white, sent as they are) or "mask" (what is marked is sent white on black).
-// It sends one frame when a stroke ends, and at most one in FRAME ms during it; the next one only when the kernel
-// has taken the last, so that nothing ever waits in a queue. The newest state is what is sent then.
-const FRAME = 100, UNDO_BYTES = 48e6, MARK = "#d81b60";
+// `kind` is "draw" (colours on white, sent as they are) or "mask" (what is marked is sent white on black).
+const FRAME = 100, UNDO_BYTES = 48e6, MARK = "#d81b60"; // FRAME is milliseconds
 const PALETTE = ["#1b1b1b", "#ffffff", "#d8432f", "#f28c28", "#f6c945", "#4f9d4a", "#3d8fd1", "#2b3f8f", "#7d4fa3", "#8a5a3b"];
 
 function button(text, title, act) {
@@ -13,13 +11,46 @@ function button(text, title, act) {
   return made;
 }
 
-function painter({ kind, width, height, send }) {
+// Sends the kernel one frame at most in FRAME ms, and the next only when it has taken the last: nothing ever waits in a
+// queue, and what is sent is the newest state. `picture` makes a blob of it; `part` says what it is a part of: a
+// "stroke" that goes on, its "end", or what the "camera" sees.
+function courier({ model, picture, part }) {
+  let dirty = false, onTheWay = 0, sentAt = -FRAME, timer = 0;
+  const changed = (atOnce = false) => {
+    dirty = true;
+    clearTimeout(timer);
+    timer = setTimeout(pump, atOnce ? 0 : Math.max(0, sentAt + FRAME - performance.now()));
+  };
+  const pump = async () => {
+    if (!dirty || onTheWay) return;
+    dirty = false;
+    const number = onTheWay = model.get("taken") + 1; // another view of this control may have sent the last one
+    sentAt = performance.now();
+    const of = part(), blob = await picture();
+    if (blob) model.send({ do: "paint", number, part: of }, undefined, [await blob.arrayBuffer()]);
+    else onTheWay = 0;
+  };
+  const taken = () => {
+    if (model.get("taken") < onTheWay) return;
+    onTheWay = 0;
+    if (dirty) changed(part() === "end");
+  };
+  model.on("change:taken", taken);
+  return {
+    changed,
+    close: () => {
+      clearTimeout(timer);
+      model.off("change:taken", taken);
+    },
+  };
+}
+
+function painter({ model, kind, width, height }) {
   const el = document.createElement("div"), board = document.createElement("div"), tools = document.createElement("div");
   const below = document.createElement("canvas"), layer = document.createElement("canvas");
   const ink = layer.getContext("2d", { willReadFrequently: true }), masks = kind === "mask";
-  const cursor = { x: 0, y: 0, down: false, shown: false };
-  let tool = "brush", colour = masks ? MARK : PALETTE[0], size = 24, done = [], undone = [];
-  let stroke = null, dirty = false, onTheWay = 0, number = 0, sentAt = 0, timer = 0;
+  const cursor = { x: 0, y: 0, shown: false };
+  let tool = "brush", colour = masks ? MARK : PALETTE[0], size = 24, done = [], undone = [], stroke = null;
 
   // -- the layers ---------------------------------------------------------------------
   const blank = () => {
@@ -48,13 +79,7 @@ function painter({ kind, width, height, send }) {
     changed(true);
   };
 
-  // -- sending: one frame on its way at most --------------------------------------------
-  const changed = (atOnce = false) => {
-    dirty = true;
-    clearTimeout(timer);
-    const wait = atOnce ? 0 : Math.max(0, sentAt + FRAME - performance.now());
-    timer = setTimeout(pump, wait);
-  };
+  // -- what the kernel is sent ----------------------------------------------------------
   const picture = () => {
     const flat = document.createElement("canvas"), context = Object.assign(flat, { width: layer.width, height: layer.height }).getContext("2d");
     context.drawImage(layer, 0, 0);
@@ -68,18 +93,7 @@ function painter({ kind, width, height, send }) {
     }
     return new Promise((ready) => flat.toBlob(ready, masks ? "image/png" : "image/jpeg", 0.92));
   };
-  const pump = async () => {
-    if (!dirty || onTheWay) return;
-    dirty = false;
-    onTheWay = ++number;
-    sentAt = performance.now();
-    send(onTheWay, await (await picture()).arrayBuffer());
-  };
-  const taken = (which) => {
-    if (which !== onTheWay) return;
-    onTheWay = 0;
-    if (dirty) changed(!stroke);
-  };
+  const { changed, close } = courier({ model, picture, part: () => (stroke ? "stroke" : "end") });
 
   // -- strokes ------------------------------------------------------------------------
   const place = (event) => {
@@ -90,7 +104,7 @@ function painter({ kind, width, height, send }) {
   const line = (from, to) => {
     ink.globalCompositeOperation = tool === "eraser" && masks ? "destination-out" : "source-over";
     ink.strokeStyle = tool === "eraser" && !masks ? "#ffffff" : colour;
-    ink.lineWidth = Math.max(1, size * (to.force || 1));
+    ink.lineWidth = Math.max(1, size * (to.force ?? 1)); // a pen that is lifted presses with 0
     ink.lineCap = ink.lineJoin = "round";
     ink.beginPath();
     ink.moveTo(from.x, from.y);
@@ -106,6 +120,7 @@ function painter({ kind, width, height, send }) {
     const now = new Uint32Array(probe.getImageData(0, 0, 1, 1).data.buffer)[0];
     const start = Math.floor(at.y) * w + Math.floor(at.x), old = cells[start];
     if (old === now) return;
+    remember();
     for (const todo = [start]; todo.length;) {
       let here = todo.pop();
       const row = here - (here % w);
@@ -125,9 +140,9 @@ function painter({ kind, width, height, send }) {
     if (event.button || stroke) return;
     event.preventDefault();
     layer.focus({ preventScroll: true });
-    remember();
     const at = place(event);
     if (tool === "fill") return fill(at);
+    remember();
     layer.setPointerCapture(event.pointerId);
     stroke = { id: event.pointerId, last: at };
     line(at, at);
@@ -171,8 +186,8 @@ function painter({ kind, width, height, send }) {
       }
     } else if (event.key === " ") {
       if (!cursor.shown) Object.assign(cursor, { x: layer.width / 2, y: layer.height / 2, shown: true });
-      remember();
-      if (tool === "fill") fill(cursor); else line(cursor, cursor);
+      if (tool === "fill") fill(cursor);
+      else { remember(); line(cursor, cursor); }
       changed(true);
     } else if (control && key === "z") step(event.shiftKey ? undone : done, event.shiftKey ? done : undone);
     else if (control && key === "y") step(undone, done);
@@ -231,7 +246,7 @@ function painter({ kind, width, height, send }) {
   resize(width, height);
 
   return {
-    el, layer, taken, resize,
+    el, layer, taken, resize, close,
     background: (bitmap) => below.getContext("2d").drawImage(bitmap, 0, 0, below.width, below.height),
     // Put a picture into the ink, of a mask what is light; nothing is sent for it.
     load: (bitmap) => {
@@ -246,6 +261,5 @@ function painter({ kind, width, height, send }) {
         ink.putImageData(image, 0, 0);
       }
     },
-    close: () => clearTimeout(timer),
   };
 }

@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
-from ..files import names
+from ..files import as_path, check_target, names
+from ..files import save as save_files
 from ..settings import EXAMPLE, Setting, slug
 from .compare import label_of, say
 from .controls import buttons, close_tree, control_for, several, with_prompt
+from .film import SUFFIXES, Film
 from .history import Drawn
 from .inputs import ImageInput
 from .mailbox import Mailbox
@@ -29,6 +32,7 @@ from .screen import Screen
 from .stage import Shot, Stage, shots_of, start_name
 
 TYPING = 0.5  # seconds: a text is drawn when its typing pauses
+SLOW, SETTLE = 1.5, 0.25  # seconds: where a run takes longer than SLOW, a change is drawn when the changes pause
 ASLEEP = "A panel stood here. To bring it back to life, run this notebook's cells from the top (Run > Run All Cells)."
 
 
@@ -87,7 +91,7 @@ class Panel(widgets.VBox):
     ----------
     controls
         Name -> widget: the settings, and "lock", "dice", "run", "stop", "live", "show_code", "save",
-        "vary", "vary_run", with examples "examples", with ``describe`` "judge".
+        "save_film", "reset", "vary", "vary_run", with examples "examples", with ``describe`` "judge".
     specs
         Name -> setting, as given.
     screen
@@ -104,7 +108,8 @@ class Panel(widgets.VBox):
         self._source: list | None = None  # the settings of the picture that is shown as the start
         self._intent = widgets.Label()
         self.screen = Screen(status="Press Run, or move a slider.", reads=self._hooks.read is not None)
-        self._stage = Stage(self.screen, settings)
+        self._stage, self._film = Stage(self.screen, settings), Film()
+        self._took = 0.0  # seconds of the last run
         self.controls = {name: control_for(name, spec) for name, spec in settings.items()}
         self.controls |= buttons(settings, self._hooks.examples, judge=self._hooks.describe is not None)
         body = widgets.Box([self._arrange(), self.screen])
@@ -194,6 +199,39 @@ class Panel(widgets.VBox):
             raise ValueError("There is no picture to save yet; press Run first.")
         return self.result.save(path or _name(self.result.settings))
 
+    def save_film(self, path: str | Path | None = None) -> Path:
+        """Save the last pictures as an endless film, in the order in which they were drawn, and return its path.
+
+        There are at most 120, fewer where they are large (64 MB); a picture stays for 0.2 s, the last one for 2 s.
+
+        Parameters
+        ----------
+        path
+            Of a WebP (".webp") or a GIF (".gif"); the default name says prompt and seed. Nothing is replaced.
+
+        Raises
+        ------
+        ValueError
+            If there is no picture yet, or the path is neither, or its folder does not exist.
+        OSError
+            If it cannot be written; the message says what to do.
+        """
+        if self.result is None:
+            raise ValueError("There is no picture to save yet; press Run first.")
+        default = _name(self.result.settings).with_suffix(".webp")
+        place = as_path(default if path is None else path, "the name of a file that ends in .webp or .gif")
+        if (suffix := place.suffix.lower()) not in SUFFIXES:
+            raise ValueError(f"{place} ends in neither .webp nor .gif; a film is one of these.")
+        return save_files(check_target(place, suffix), [self._film.encode(suffix)])[0]
+
+    def reset(self) -> None:
+        """Set all settings to the section's own, and draw if the panel is live."""
+        self._set({name: spec.default for name, spec in self.specs.items()})
+        if self.controls["live"].value:
+            self.run()
+        else:
+            self._look_ahead()
+
     def recall(self, key: int) -> None:
         """Show a picture of the history, and set the controls to what made it; nothing is drawn.
 
@@ -255,6 +293,7 @@ class Panel(widgets.VBox):
         """End the worker, and free every widget of the panel; a run in flight stops within one step."""
         self._mailbox.close()
         self._stage.clear()
+        self._film.clear()
         close_tree(self._intent)  # it is not in each panel's tree
         close_tree(self)
 
@@ -271,7 +310,8 @@ class Panel(widgets.VBox):
             self._intent.add_class("lcm-intent")
             rows.insert(1 + rows.index(c["strength"]), self._intent)
         rows.append(widgets.HBox([c["seed"], c["lock"], c["dice"]]))
-        rows.append(widgets.HBox([c["run"], c["stop"], c["live"], c["show_code"], c["save"]]))
+        names = ("run", "stop", "live", "reset", "show_code", "save", "save_film")
+        rows.append(widgets.HBox([c[name] for name in names]))
         rows.append(widgets.HBox([c["vary"], c["vary_run"], *([c["judge"]] if "judge" in c else [])]))
         left = widgets.VBox(rows)
         left.add_class("lcm-controls")
@@ -286,10 +326,13 @@ class Panel(widgets.VBox):
             if isinstance(c[name], ImageInput):
                 c[name].side = self._hooks.side
                 c[name].observe(lambda change: change.new and self._refuse(change.new), "error")
+                c[name].observe(self._on_taken, "taken")
         c["dice"].on_click(lambda _: self._roll())
         c["run"].on_click(lambda _: self._on_run())
         c["stop"].on_click(lambda _: self.stop())
+        c["reset"].on_click(lambda _: self.reset())
         c["save"].on_click(lambda _: self._on_save())
+        c["save_film"].on_click(lambda _: self._errand("film", "Not saved", self._keep_film))
         c["vary_run"].on_click(lambda _: self.vary(c["vary"].value))
         c["show_code"].observe(lambda _: self._show_code(), "value")
         if "examples" in c:
@@ -314,13 +357,29 @@ class Panel(widgets.VBox):
     def _on_change(self, change) -> None:
         if getattr(self._quietly, "now", False):
             return
-        if change.owner is self._mask and not change.owner.painting:
+        if change.owner is self._mask and not change.owner.part:
             self._show_mask()
         self._show_intent()
         if not self.controls["live"].value:
             self._look_ahead()
         elif not self._mailbox.closed:
-            self._post([self.values()], pause=TYPING if isinstance(change.owner, widgets.Textarea) else 0.0)
+            self._post([self.values()], **self._patience(change.owner))
+
+    def _patience(self, control: widgets.Widget) -> dict[str, Any]:
+        """Return how long a control's change waits for the next, and whether for the run in flight, too.
+
+        A stroke that goes on, or a camera, would else stop each run before there is a picture.
+        """
+        if isinstance(control, widgets.Textarea):
+            return {"pause": TYPING}
+        part = getattr(control, "part", "")
+        pause = SETTLE if self._took > SLOW and part != "camera" else 0.0  # a camera never pauses
+        return {"pause": pause, "patient": part in ("stroke", "camera")}
+
+    def _on_taken(self, change) -> None:
+        """Let the last frame of a stroke be drawn at once, also where it brought nothing new."""
+        if change.owner.part == "end":
+            self._mailbox.hurry()
 
     @property
     def _mask(self) -> ImageInput | None:
@@ -402,13 +461,13 @@ class Panel(widgets.VBox):
         self._set(shot.settings)
         self._after_showing()
 
-    def _post(self, cases: list[dict], varied: str = "", *, pause: float = 0.0) -> None:
+    def _post(self, cases: list[dict], varied: str = "", **patience: Any) -> None:
         if self._mailbox.closed:
             raise ValueError("This panel was closed; make a new one with studio.panel().")
         self._stopped.clear()
         self._error = None
         cases = [self._hooks.plan(case)[0] for case in cases]
-        self._mailbox.post(lambda: self._draw(cases, varied), pause=pause)
+        self._mailbox.post(lambda: self._draw(cases, varied), **patience)
 
     # -- what the worker does -----------------------------------------------------------
 
@@ -448,7 +507,9 @@ class Panel(widgets.VBox):
         which = f" {number} of {cases}" if cases > 1 else ""
         self._stage.tell(f"Drawing{which} ...", "busy", progress=(number - 1) / cases)
         self._previews.begin()
-        return Drawn(self._hooks.run(on_step=partial(self._on_step, number, cases), **case))
+        drawn = Drawn(self._hooks.run(on_step=partial(self._on_step, number, cases), **case))
+        self._took = drawn.result.seconds
+        return drawn
 
     def _on_step(self, case: int, cases: int, step) -> None:
         self.check()
@@ -473,6 +534,7 @@ class Panel(widgets.VBox):
             self._source = self._source_of(shot.settings)
             self._stage.show(shot, row, busy=busy)
             self._stage.remember(drawn)
+            self._film.add(drawn.png(shot.index))
         self._remember_prompt(str(shot.settings.get("prompt", "")))
         if busy:
             self._stage.list_small()
@@ -495,6 +557,11 @@ class Panel(widgets.VBox):
         paths = [first] if count == 1 else names(first.with_stem(first.stem.removesuffix("-1")), count)
         told, path = ", ".join(map(str, paths)), paths[shot.index]
         self._stage.tell(f"Saved as {told}", "done", file=path.read_bytes(), file_name=path.name)
+
+    def _keep_film(self) -> None:
+        path = self.save_film()
+        told = f"Saved {len(self._film)} picture{'s' * (len(self._film) != 1)} as {path}"
+        self._stage.tell(told, "done", file=path.read_bytes(), file_name=path.name)
 
     # -- what is shown beside the picture ---------------------------------------------------
 

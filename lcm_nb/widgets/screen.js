@@ -190,7 +190,7 @@ function makeTools(model) {
     if (save.href) URL.revokeObjectURL(save.href);
     save.hidden = !bytes(model.get("file"));
     if (save.hidden) return;
-    save.href = URL.createObjectURL(new Blob([model.get("file")], { type: "image/png" }));
+    save.href = URL.createObjectURL(new Blob([model.get("file")], { type: `image/${model.get("file_name").split(".").pop()}` }));
     save.download = model.get("file_name");
     save.textContent = `⬇ download ${model.get("file_name")}`;
   };

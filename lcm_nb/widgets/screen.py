@@ -41,7 +41,7 @@ class Screen(anywidget.AnyWidget):
     shown = traitlets.Int(0).tag(sync=True)  # key of the picture on screen, 0 for none
     pinned = traitlets.Int(0).tag(sync=True)  # key of A, 0 for none
     code = traitlets.Unicode().tag(sync=True)
-    file = traitlets.Bytes().tag(sync=True)  # a saved PNG, for the browser to keep
+    file = traitlets.Bytes().tag(sync=True)  # a saved PNG or film, for the browser to keep
     file_name = traitlets.Unicode().tag(sync=True)
     reads = traitlets.Bool(False).tag(sync=True)  # whether PNGs of ours may be dropped
 
