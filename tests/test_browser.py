@@ -549,8 +549,22 @@ def colours(page, name: str) -> int:
     )
 
 
+def by_pen(page, height: float, force: float) -> int:
+    """Draw a line with a pen, and return how many pixels more are not empty."""
+    around, before = page.get_by_role("img", name=DRAWING).bounding_box(), colours(page, DRAWING)
+    pen, y = page.context.new_cdp_session(page), around["y"] + height * around["height"]
+
+    def draw() -> None:
+        for kind, share in (("mousePressed", 0.3), ("mouseMoved", 0.5), ("mouseMoved", 0.7), ("mouseReleased", 0.7)):
+            place = {"x": around["x"] + share * around["width"], "y": y, "button": "left", "buttons": 1}
+            pen.send("Input.dispatchMouseEvent", {"type": kind, "pointerType": "pen", "force": force, **place})
+
+    drawn_anew(page, draw)
+    return colours(page, DRAWING) - before
+
+
 @pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
-def test_the_picture_follows_a_drawing_by_mouse_touch_and_keys(page, tmp_path):
+def test_the_picture_follows_a_drawing_by_mouse_touch_pen_and_keys(page, tmp_path):
     open_drawing(page)
     drawn_anew(page, lambda: stroke(page, DRAWING, (0.2, 0.3), (0.8, 0.3)))
     playwright.expect(page.locator(".lcm-input-name")).to_have_text("painted")
@@ -570,6 +584,10 @@ def test_the_picture_follows_a_drawing_by_mouse_touch_and_keys(page, tmp_path):
     touch.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
     after_touch = colours(page, DRAWING)
     assert after_touch > by_mouse
+    soft, firm = (by_pen(page, height, force) for height, force in ((0.5, 0.1), (0.85, 0.9)))
+    assert 0 < 2 * soft < firm, "a pen's line is as wide as it is pressed"
+    drawn_anew(page, lambda: [page.get_by_role("button", name="undo (Ctrl+Z)").click() for _ in range(2)])
+    assert colours(page, DRAWING) == after_touch
 
     surface = page.get_by_role("img", name=DRAWING)
     surface.focus()
@@ -623,3 +641,33 @@ def test_a_mask_is_painted_on_its_picture(page, folder, tmp_path):
     drawn_anew(page, lambda: stroke(page, MASK, (0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))
     page.screenshot(path=tmp_path / "mask.png", full_page=True)
     assert serious(page) == []
+
+
+@pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
+def test_the_picture_follows_the_camera_until_another_is_chosen(page, folder, tmp_path):
+    film = page.get_by_role("button", name="Take what the camera sees")
+    page.context.grant_permissions(["camera"])
+    drawn_anew(page, film.click)
+    playwright.expect(page.locator(".lcm-input-name")).to_have_text("the camera")
+    drawn_anew(page, lambda: None)  # Chromium's test picture moves
+    page.screenshot(path=tmp_path / "camera.png")
+    assert serious(page) == []
+    drawn_anew(page, page.locator(".lcm-history button").last.click)
+    playwright.expect(page.locator(".lcm-camera")).to_be_hidden()
+    film.click()
+    playwright.expect(page.locator(".lcm-input-name")).to_have_text("the camera")
+    upload(page, folder / "mine.png")
+    playwright.expect(page.locator(".lcm-input-name")).to_have_text("a picture of yours")
+    playwright.expect(film).to_have_attribute("aria-pressed", "false")
+
+
+@pytest.mark.parametrize("page", ["image-to-image"], indirect=True)
+def test_where_the_camera_is_refused_it_says_so_and_files_are_taken(page, folder):
+    refusal = {"permission": {"name": "camera"}, "setting": "denied"}
+    page.context.new_cdp_session(page).send("Browser.setPermission", refusal)
+    film = page.get_by_role("button", name="Take what the camera sees")
+    film.click()
+    refused = "Not taken: the camera is refused to this page; allow it in the browser, or choose a picture."
+    status(page, re.compile(refused)).wait_for()
+    playwright.expect(film).to_have_attribute("aria-pressed", "false")
+    drawn_anew(page, lambda: upload(page, folder / "mine.png"))

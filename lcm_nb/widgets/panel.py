@@ -310,9 +310,8 @@ class Panel(widgets.VBox):
             self._intent.add_class("lcm-intent")
             rows.insert(1 + rows.index(c["strength"]), self._intent)
         rows.append(widgets.HBox([c["seed"], c["lock"], c["dice"]]))
-        names = ("run", "stop", "live", "reset", "show_code", "save", "save_film")
-        rows.append(widgets.HBox([c[name] for name in names]))
-        rows.append(widgets.HBox([c["vary"], c["vary_run"], *([c["judge"]] if "judge" in c else [])]))
+        rows.append(widgets.HBox([c["run"], c["stop"], c["live"], c["show_code"], c["save"], c["save_film"]]))
+        rows.append(widgets.HBox([c[name] for name in ("vary", "vary_run", "judge", "reset") if name in c]))
         left = widgets.VBox(rows)
         left.add_class("lcm-controls")
         return left
