@@ -1,15 +1,22 @@
 """How much longer a panel takes than ``generate``, from the last event to the picture.
 
-``python -m tests.panel_latency``: one process, the mini family, four steps. Prints medians and 95th percentiles;
-asserts nothing.
+``python -m tests.panel_latency``: one process, the mini family, four steps. In a section that starts from a picture,
+such as ``--section image-to-image``, strokes are painted, too. Prints medians and 95th percentiles; asserts nothing.
+What a browser adds is measured by ``tests.live_canvas``.
 """
 
 import argparse
+import io
+import itertools
 import statistics
 import threading
 import time
 
+from PIL import Image
+
 import lcm_nb
+
+NUMBERS = itertools.count(1)
 
 
 def parse() -> argparse.Namespace:
@@ -48,6 +55,31 @@ def paneled(panel, seeds: list[int], pause: float = 0.03) -> float:
     return seconds
 
 
+def frame(number: int) -> bytes:
+    """Return a JPEG as the page sends it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (256, 256), (number % 256, 80, 160)).save(buffer, "jpeg", quality=92)
+    return buffer.getvalue()
+
+
+def painted(panel, frames: int, pause: float = 0.1) -> float:
+    """Return the seconds from the end of a stroke, which sent some frames before, to its picture."""
+    shown, image = threading.Event(), panel.controls["image"]
+    panel.screen.observe(lambda _: shown.set() if panel.result.settings["image"] == image.value else None, "picture")
+    for number in itertools.islice(NUMBERS, frames):
+        image.paint(number, frame(number), "stroke")
+        time.sleep(pause)
+    number = next(NUMBERS)
+    start = time.perf_counter()
+    image.paint(number, frame(number), "end")
+    shown.clear()  # what came before is of the stroke
+    shown.wait(600)
+    seconds = time.perf_counter() - start
+    panel.screen.unobserve_all("picture")
+    panel.wait(600)
+    return seconds
+
+
 def p95(values: list[float]) -> float:
     """Return the 95th percentile."""
     return statistics.quantiles(values, n=20)[-1]
@@ -58,7 +90,8 @@ def main() -> None:
     arguments = parse()
     studio = lcm_nb.load(arguments.section, profile="mini")
     panel = studio.panel()
-    times: dict[str, list[float]] = {"generate": [], "one event": [], "a drag": []}
+    kinds = ["generate", "one event", "a drag", *(["a stroke"] if "image" in panel.specs else [])]
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(-2, arguments.rounds):
         seed = 1000 * (number + 10)
         taken = {
@@ -66,6 +99,8 @@ def main() -> None:
             "one event": paneled(panel, [seed + 1]),
             "a drag": paneled(panel, [seed + 10 + event for event in range(arguments.drag)]),
         }
+        if "a stroke" in times:
+            taken["a stroke"] = painted(panel, arguments.drag)
         if number >= 0:  # the first two warm up
             for kind, seconds in taken.items():
                 times[kind].append(seconds)
