@@ -36,8 +36,9 @@ function makeFrame(model) {
   });
 
   // A picture is shown at a whole multiple of its own size, so that its pixels stay what they are.
+  let side = 0; // of the frame, asked for when it has changed: to ask for each picture would lay out the page each time
   const fit = () => {
-    const lead = stage.dataset.view === "given" ? before : after, side = frame.clientWidth;
+    const lead = stage.dataset.view === "given" ? before : after;
     const width = lead.naturalWidth * (stage.dataset.view === "side" ? 2 : 1), height = lead.naturalHeight;
     if (!width || !side) return;
     const room = side / Math.max(width, height), scale = room >= 1 ? Math.floor(room) : room;
@@ -62,6 +63,7 @@ function makeFrame(model) {
     paint(before, model.get("before"), model.get("before_alt"));
     const pair = bytes(model.get("before"));
     const view = !pair ? "one" : bytes(model.get("picture")) ? model.get("view") : "given";
+    const anew = stage.dataset.view !== view;
     stage.dataset.view = view;
     before.hidden = view === "one";
     tagBefore.textContent = model.get("before_name");
@@ -73,7 +75,7 @@ function makeFrame(model) {
     hint.hidden = pair || bytes(model.get("picture"));
     frame.classList.toggle("lcm-preview", model.get("preview"));
     place();
-    fit();
+    if (anew) fit();
   };
   after.addEventListener("load", fit);
   before.addEventListener("load", fit);
@@ -83,7 +85,10 @@ function makeFrame(model) {
     const box = stage.getBoundingClientRect();
     move((100 * (event.clientX - box.left)) / box.width);
   });
-  const resized = new ResizeObserver(fit);
+  const resized = new ResizeObserver(() => {
+    side = frame.clientWidth;
+    fit();
+  });
   resized.observe(frame);
   for (const name of ["picture", "before", "alt", "before_alt", "before_name", "view", "hint", "preview"])
     model.on(`change:${name}`, update);
@@ -107,9 +112,9 @@ function roving(list) {
   });
 }
 
-function small(item, current, click) {
-  const img = h("img", { draggable: false });
-  paint(img, item.data, item.alt);
+function small(item, current, click, known) {
+  const img = known || h("img", { draggable: false });
+  if (!known) paint(img, item.data, item.alt);
   return h(
     "button",
     { type: "button", title: item.title, "aria-pressed": String(current), tabindex: current ? "0" : "-1",
@@ -143,12 +148,18 @@ function makeRow(model) {
 
 function makeHistory(model) {
   const list = h("div", { class: "lcm-history", role: "group", "aria-label": "pictures drawn before, the newest first" });
-  const update = () => fill(list, model.get("history").map((item) => {
-    const button = small(item, item.key === model.get("shown"), () => model.send({ do: "recall", key: item.key }));
-    button.classList.toggle("lcm-pinned", item.key === model.get("pinned"));
-    button.dataset.key = item.key;
-    return button;
-  }));
+  let images = new Map(); // of each key the <img>: to make two dozen anew for each picture would hold up the page
+  const update = () => {
+    const items = model.get("history").map((item) => {
+      const recall = () => model.send({ do: "recall", key: item.key });
+      const button = small(item, item.key === model.get("shown"), recall, images.get(item.key));
+      button.classList.toggle("lcm-pinned", item.key === model.get("pinned"));
+      button.dataset.key = item.key;
+      return button;
+    });
+    images = new Map(items.map((button) => [Number(button.dataset.key), button.querySelector("img")]));
+    fill(list, items);
+  };
   roving(list);
   for (const name of ["history", "shown", "pinned"]) model.on(`change:${name}`, update);
   update();
