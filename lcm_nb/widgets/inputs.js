@@ -147,7 +147,7 @@ function filmable({ model, el, alone }) {
     const side = Math.min(video.videoWidth, video.videoHeight);
     square.width = square.height = model.get("side");
     context.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, square.width, square.height);
-    return new Promise((ready) => square.toBlob(ready, "image/jpeg", 0.85));
+    return encoded(square, "image/jpeg", 0.85);
   };
   const { changed, close } = courier({ model, picture, part: () => "camera" });
   const roll = (now) => {
