@@ -244,14 +244,20 @@ class Panel {
   /** Make what is painted on, where the section starts from a picture. Pixels are read from it as they are. */
   buildPainter() {
     if (!this.options.paint) return [];
-    const send = (number) => {
-      this.painted++;
-      this.painter.taken(number);
-      this.onInput();
-    };
     const { side } = this.manifest;
     this.painted = 0;
-    this.painter = this.options.paint({ kind: "draw", width: side, height: side, send });
+    let taken;
+    const model = { // what the surface takes for a widget's: a frame is taken at once
+      get: () => this.painted,
+      on: (_, heard) => { taken = heard; },
+      off: () => {},
+      send: ({ number }) => {
+        this.painted = number;
+        this.onInput();
+        taken();
+      },
+    };
+    this.painter = this.options.paint({ model, kind: "draw", width: side, height: side });
     const save = h("button", { type: "button", onclick: () => this.saveDrawing() }, "Save drawing");
     const hint = h("p", { className: "lcm-note" }, "Paint here, and watch.");
     return [h("div", { className: "lcm-input" }, this.painter.el, hint, save)];

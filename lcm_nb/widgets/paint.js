@@ -251,7 +251,7 @@ function painter({ model, kind, width, height }) {
   resize(width, height);
 
   return {
-    el, layer, taken, resize, close,
+    el, layer, resize, close,
     background: (bitmap) => below.getContext("2d").drawImage(bitmap, 0, 0, below.width, below.height),
     // Put a picture into the ink, of a mask what is light; nothing is sent for it.
     load: (bitmap) => {
