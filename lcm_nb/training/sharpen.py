@@ -89,7 +89,8 @@ def redrawn(settings: Settings, family: str, latents: torch.Tensor, device: torc
     """Return what a family's LCM makes in one step of latents (N, C, h, w) with noise, at any guidance."""
     pipe = load_base(replace(settings, family=family))
     names, teacher = FAMILIES[family], Teacher(pipe).to(device, memory_format=torch.channels_last)
-    lcm = UNet2DConditionModel.from_pretrained(settings.work / names.lcm, subfolder=names.lcm_unet, **FLOAT32)
+    folder = made_by(f"distill --family {family}", settings.work / names.lcm)
+    lcm = UNet2DConditionModel.from_pretrained(folder, subfolder=names.lcm_unet, **FLOAT32)
     lcm.to(device, memory_format=torch.channels_last)
     ids = text.tokenize(pipe.tokenizer, captions(settings.work)[: len(latents)])
     generator, parts = torch.Generator(device).manual_seed(settings.seed), []
