@@ -461,7 +461,8 @@ def test_it_is_quick(page, folder, serve, record_property):
         wait_for_newer(page, number, predictions=4)
         seconds.append(float(page.locator(".lcm-left .lcm-note").inner_text().split("- ")[1].split()[0]))
     gaps = np.array(page.evaluate("gaps.slice(2)"))
-    figures = dict(first=first, picture=float(np.median(seconds)), gap=float(gaps.max()), gap99=np.percentile(gaps, 99))
+    found = dict(first=first, picture=np.median(seconds), gap=gaps.max(), gap99=np.percentile(gaps, 99))
+    figures = {name: float(value) for name, value in found.items()}  # workers send plain numbers alone
     record_property("figures", figures)
     print(figures)
     assert first < 30 and figures["picture"] < 3 and figures["gap99"] < 250
