@@ -26,7 +26,7 @@ from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
 from .runtime import Call, Drawing, Geometry, OnStep
-from .shared import share, shareable, shared
+from .shared import share, shareable, shared, told_weights
 
 # The inpainting pipelines know a UNet that takes latents alone, and blend for it, by this number in its configuration;
 # the mini family's latents have more channels. What runs is not touched by it.
@@ -284,10 +284,9 @@ def _state(encoder: Any) -> list[Any]:
     """Return what is another when an encoder, its weights, or the LoRAs on it are."""
     if not isinstance(encoder, torch.nn.Module):
         return [id(encoder)]
-    weights = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in encoder.parameters()]
     layers = [module for module in encoder.modules() if hasattr(module, "active_adapters")]  # peft's
     names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
-    return [id(encoder), weights, [[getattr(layer, name, None) for name in names] for layer in layers]]
+    return [id(encoder), told_weights(encoder), [[getattr(layer, name, None) for name in names] for layer in layers]]
 
 
 # -- watching a run -------------------------------------------------------------------

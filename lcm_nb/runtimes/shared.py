@@ -55,6 +55,12 @@ def share(keys: Keys, pipe: DiffusionPipeline) -> None:
 
 def _told(network: torch.nn.Module) -> list[Any]:
     """Return what is another once weights were changed, moved or replaced, or layers, hooks or methods added."""
-    weights = [(id(w), 0 if w.is_inference() else w._version, w.device, w.dtype) for w in network.parameters()]
+    places = [(weight.device, weight.dtype) for weight in network.parameters()]
     hooks = [len(network._forward_hooks), len(network._forward_pre_hooks)]
-    return [network.training, list(vars(network)), hooks, [id(module) for module in network.modules()], weights]
+    layers = [id(module) for module in network.modules()]
+    return [network.training, list(vars(network)), hooks, layers, places, told_weights(network)]
+
+
+def told_weights(network: torch.nn.Module) -> list[tuple[int, int]]:
+    """Return what is another once a network's weights are others or were changed in place, wherever they lie."""
+    return [(id(weight), 0 if weight.is_inference() else weight._version) for weight in network.parameters()]
