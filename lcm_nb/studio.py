@@ -133,7 +133,7 @@ class Studio:
         on_step
             Called after each UNet step; what it raises stops the run.
         waiting
-            Called again and again while another run has the studio; what it raises ends the wait.
+            Called again and again while another run has the studio, and while this one draws; what it raises ends it.
         lane
             On a server a newer run of the same lane takes this one's place.
         settings

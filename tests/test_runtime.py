@@ -186,6 +186,49 @@ def _draw_in_child(studio, told):
         told.put(str(error))
 
 
+@pytest.mark.parametrize("section", ["image-to-image", "controlnet", "t2i-adapter"])
+def test_a_run_ends_within_a_step_and_the_next_is_as_ever(section):
+    studio = lcm_nb.load(section, profile="mini")
+    settings, steps, looks = {"num_inference_steps": 4, "seed": 3}, [], []
+    before = studio.generate(**settings)
+
+    def look():
+        looks.append(len(steps))
+        if len(looks) - looks.index(len(steps)) > 6 and steps:  # some blocks into the second step
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        studio.draw(on_step=steps.append, waiting=look, **settings)
+    assert len(steps) == 1
+    asked = len(looks)
+    assert studio.generate(**settings).images[0].tobytes() == before.images[0].tobytes()
+    assert len(looks) == asked  # nobody is asked any more
+
+
+def test_a_run_is_not_ended_by_what_ends_another_that_shares_its_networks():
+    drawn, ended = lcm_nb.load("text-to-image", profile="mini"), lcm_nb.load("t2i-adapter", profile="mini")
+    assert drawn.pipe.unet is ended.pipe.unet
+    begun, done, raised = threading.Event(), threading.Event(), []
+
+    def look():
+        raised.append(threading.get_ident())
+        begun.set()
+        done.wait(60)
+        raise Cancelled
+
+    def begin():
+        with pytest.raises(Cancelled):
+            ended.draw(waiting=look)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    assert begun.wait(60)  # it stands at its first block, until the other has drawn
+    assert drawn.generate(num_inference_steps=1).images
+    done.set()
+    thread.join()
+    assert raised == [thread.ident]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.filterwarnings("ignore:This process")
 def test_a_forked_child_is_told_and_does_not_hang():

@@ -6,6 +6,7 @@ import functools
 import gc
 import inspect
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from ..sections.section import Section
 from .code import LCM_LORA, loras, own_parts, plain_code
 from .preview import Decode, fit_preview
 from .prompts import silenced, unread
-from .runtime import Call, Drawing, Geometry, OnStep
+from .runtime import Call, Drawing, Geometry, OnStep, go_on
 from .shared import share, shareable, shared, told_weights
 
 # The inpainting pipelines know a UNet that takes latents alone, and blend for it, by this number in its configuration;
@@ -36,6 +37,7 @@ OUT_OF_MEMORY = re.compile(
 )
 SMALL_MAC = 16 * 2**30  # bytes: below, diffusers' documentation advises attention slicing on Apple's GPUs
 TEXTS = 32  # prompts whose embeddings are remembered
+BLOCKS = (torch.nn.ModuleList, torch.nn.Sequential)
 LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
@@ -73,7 +75,10 @@ class DiffusersRuntime:
         styles = scaled(self.pipe, self.section, self.names, call.scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
-        with enough_memory(remedy), styles, silenced(self.pipe), predictions(self.pipe) as seen:
+        with contextlib.ExitStack() as stack:
+            for each in (enough_memory(remedy), styles, silenced(self.pipe), interruptible(self.pipe, call.waiting)):
+                stack.enter_context(each)
+            seen = stack.enter_context(predictions(self.pipe))
 
             def after_step(index: int, timestep: int, latents: torch.Tensor) -> None:
                 """Tell what the step predicted; where a mask keeps a part, the last step's is the blended whole."""
@@ -321,6 +326,29 @@ def _telling(kind: Any) -> Any:
             return output if return_dict else output.to_tuple()
 
     return Telling
+
+
+@contextlib.contextmanager
+def interruptible(pipe: DiffusionPipeline, check: Callable[[], object]) -> Iterator[None]:
+    """Call ``check`` before each block of UNet and VAE: what it raises ends a run within a part of a step."""
+    if check is go_on:
+        yield
+        return
+    own = threading.get_ident()
+
+    def before(*_: Any) -> None:
+        if threading.get_ident() == own:  # another section's run may share the networks
+            check()
+
+    networks = [pipe.unet, pipe.vae.encoder, pipe.vae.decoder]
+    parts = [part for network in networks for part in network.children()]
+    blocks = [block for part in parts for block in (part if isinstance(part, BLOCKS) else [part])]
+    hooks = [block.register_forward_pre_hook(before) for block in networks + blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _callback(

@@ -46,7 +46,7 @@ class Call:
     scales
         Style LoRA -> how strongly it acts, 0 for not at all.
     waiting
-        Called from time to time while the runtime waits to draw, and may raise to end that.
+        Called from time to time while the runtime waits to draw, or draws, and may raise to end that.
     watched
         Whether anybody looks at the steps before the picture is there.
     lane

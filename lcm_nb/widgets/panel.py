@@ -33,6 +33,7 @@ from .stage import Shot, Stage, shots_of, start_name
 
 TYPING = 0.5  # seconds: a text is drawn when its typing pauses
 SLOW, SETTLE = 1.5, 0.25  # seconds: where a run takes longer than SLOW, a change is drawn when the changes pause
+BRIEF = 0.5  # seconds: shorter runs are not followed: a browser on the same computer would take the time from them
 ASLEEP = "A panel stood here. To bring it back to life, run this notebook's cells from the top (Run > Run All Cells)."
 
 
@@ -512,6 +513,8 @@ class Panel(widgets.VBox):
 
     def _on_step(self, case: int, cases: int, step) -> None:
         self.check()
+        if 0 < self._took < BRIEF:
+            return
         within = (step.picture - 1 + step.number / step.total) / step.pictures
         progress = (case - 1 + within) / cases
         if not self._previews.worth(step):

@@ -236,7 +236,7 @@ function makeWords(model) {
   const update = () => {
     const busy = model.get("mood") === "busy";
     const part = Math.round(100 * model.get("progress"));
-    bar.firstChild.style.width = `${part}%`;
+    bar.firstChild.style.transform = `scaleX(${part / 100})`; // a width would lay out the page anew
     bar.classList.toggle("lcm-busy", busy);
     bar.setAttribute("aria-valuenow", part);
     bar.setAttribute("aria-hidden", String(!busy));
