@@ -258,6 +258,8 @@ LORAS = {
     "latent-consistency/lcm-lora-sdxl": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     "latent-consistency/lcm-lora-ssd-1b": {"bytes": 210e6, "unet": SSD, "rank": 64, "targets": EVERYWHERE},
     "ByteDance/SDXL-Lightning": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
+    "ByteDance/Hyper-SD": {"bytes": 787e6, "unet": SDXL, "rank": 128, "targets": EVERYWHERE},
+    "h1t/TCD-SDXL-LoRA": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     "tianweiy/DMD2": {"bytes": 394e6, "unet": SDXL, "rank": 64, "targets": EVERYWHERE},
     PAPERCUT: {"bytes": 341e6, "unet": SDXL, "rank": 64, "targets": ATTENTION},
 }

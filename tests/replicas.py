@@ -58,11 +58,13 @@ BULK = {
         "sdxl_lightning_4step.safetensors",
         "sdxl_lightning_4step_unet.safetensors",
     ),
+    "ByteDance/Hyper-SD": ("Hyper-SDXL-1step-lora.safetensors", "Hyper-SD15-4steps-lora.safetensors"),
     "tianweiy/DMD2": ("dmd2_sdxl_4step_lora.safetensors", "dmd2_sdxl_4step_unet_fp16.bin"),
 }
 LORA_FILES = {
     "TheLastBen/Papercut_SDXL": "papercut",
     "ByteDance/SDXL-Lightning": "sdxl_lightning_4step_lora",
+    "ByteDance/Hyper-SD": "Hyper-SDXL-4steps-lora",
     "tianweiy/DMD2": "dmd2_sdxl_4step_lora_fp16",
 }
 TINY_UNET = {"norm_num_groups": 4, "cross_attention_dim": 16}

@@ -66,7 +66,7 @@ def test_one_step_of_the_scheduler_is_the_formula():
         torch.testing.assert_close(mine.float(), theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["sdxl-lightning", "dmd2"])
+@pytest.mark.parametrize("model", ["sdxl-lightning", "hyper-sd", "dmd2"])
 def test_models_for_four_steps_visit_what_they_were_trained_on(model):
     planned = plan_for("text-to-image", model).model
     scheduler = getattr(diffusers, planned.scheduler)(**planned.scheduler_options)

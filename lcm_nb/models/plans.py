@@ -234,6 +234,8 @@ _LCM_LORA_SDXL, _LCM_LORA_SSD, _LCM_LORA_SD = (
     for name, numbers in (("sdxl", 196_751_360), ("ssd-1b", 104_902_656), ("sdv1-5", 67_252_224))
 )
 _LIGHTNING = _lora("ByteDance/SDXL-Lightning", "sdxl_lightning_4step_lora", 196_751_360, _OPENRAIL)
+_HYPER = _lora("ByteDance/Hyper-SD", "Hyper-SDXL-4steps-lora", 393_502_720, _OPENRAIL)  # of rank 128, not 64
+_TCD = _lora("h1t/TCD-SDXL-LoRA", "pytorch_lora_weights", 196_751_360, "mit")
 _DMD2 = _lora("tianweiy/DMD2", "dmd2_sdxl_4step_lora_fp16", 196_751_360, "cc-by-nc-4.0")
 # Decodes in float16, where SDXL's own VAE overflows and must be turned into float32.
 FP16_VAE = Source("madebyollin/sdxl-vae-fp16-fix", "mit", {_FLAT: VAE})
@@ -302,6 +304,33 @@ MODELS: tuple[Model, ...] = (
         scheduler="EulerDiscreteScheduler",
         scheduler_options={"timestep_spacing": "trailing"},
         settings=_FOUR_STEPS,
+    ),
+    Model(
+        "hyper-sd",
+        "xl",
+        ("text-to-image",),
+        {"base": _SDXL_WHOLE, "lcm_lora": _HYPER},
+        scheduler="DDIMScheduler",
+        scheduler_options={"timestep_spacing": "trailing"},
+        settings=_FOUR_STEPS,
+    ),
+    Model(
+        "tcd",
+        "xl",
+        ("text-to-image",),
+        {"base": _SDXL_WHOLE, "lcm_lora": _TCD},
+        scheduler="TCDScheduler",
+        settings=_CLASSIFIER_FREE
+        | {
+            "eta": Setting(
+                0.3,
+                "how much of each step's end is noise drawn anew: 0 is none, 1 nearly what an LCM does; the more steps, "
+                "the more of it",
+                0.0,
+                1.0,
+                0.1,
+            )
+        },
     ),
     Model(
         "dmd2",
