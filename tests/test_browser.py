@@ -352,6 +352,19 @@ def test_a_click_on_the_history_recalls_picture_and_controls(page):
 
 
 @one_section
+def test_no_picture_of_the_history_moves_under_the_mouse(page):
+    set_steps(page, 1)
+    page.locator(".lcm-caption").hover()
+    pictures = page.locator(".lcm-history button")
+    before = pictures.count()
+    pictures.first.hover()
+    drawn_anew(page, lambda: steps(page).press("ArrowRight"))
+    playwright.expect(pictures).to_have_count(before)
+    page.locator(".lcm-caption").hover()
+    playwright.expect(pictures).to_have_count(before + 1)
+
+
+@one_section
 def test_star_pin_and_compare(page):
     set_steps(page, 8)
     page.get_by_role("button", name="☆ keep").click()

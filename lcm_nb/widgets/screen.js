@@ -149,17 +149,25 @@ function makeRow(model) {
 function makeHistory(model) {
   const list = h("div", { class: "lcm-history", role: "group", "aria-label": "pictures drawn before, the newest first" });
   let images = new Map(); // of each key the <img>: to make two dozen anew for each picture would hold up the page
+  let keys = [], over = false; // while the mouse is over them, none moves away under it
   const update = () => {
-    const items = model.get("history").map((item) => {
-      const recall = () => model.send({ do: "recall", key: item.key });
-      const button = small(item, item.key === model.get("shown"), recall, images.get(item.key));
-      button.classList.toggle("lcm-pinned", item.key === model.get("pinned"));
-      button.dataset.key = item.key;
+    const known = new Map(model.get("history").map((item) => [item.key, item])), still = keys.filter((key) => known.has(key));
+    keys = over && still.length ? still : [...known.keys()];
+    const items = keys.map((key) => {
+      const item = known.get(key), recall = () => model.send({ do: "recall", key });
+      const button = small(item, key === model.get("shown"), recall, images.get(key));
+      button.classList.toggle("lcm-pinned", key === model.get("pinned"));
+      button.dataset.key = key;
       return button;
     });
     images = new Map(items.map((button) => [Number(button.dataset.key), button.querySelector("img")]));
     fill(list, items);
   };
+  list.addEventListener("pointerenter", (event) => { over = event.pointerType === "mouse"; });
+  list.addEventListener("pointerleave", () => {
+    over = false;
+    update();
+  });
   roving(list);
   for (const name of ["history", "shown", "pinned"]) model.on(`change:${name}`, update);
   update();
