@@ -47,6 +47,15 @@ def picture(width: int, height: int, colour: str) -> bytes:
     return buffer.getvalue()
 
 
+def mask(*box: int) -> bytes:
+    """Return a PNG of a mask that marks a box, of pixels."""
+    buffer, image = io.BytesIO(), Image.new("RGB", (256, 256))
+    image.paste("white", box)
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+MASKS = (mask(60, 60, 200, 200), mask(0, 0, 256, 90), mask(100, 20, 140, 240))
 PICTURES = (picture(256, 256, "red"), picture(300, 200, "blue"), picture(90, 128, "green"), b"none")
 
 
@@ -69,6 +78,17 @@ def set_picture(panel, chance: random.Random) -> None:
     content = chance.choice(PICTURES)
     if "image" in panel.controls:
         panel.controls["image"].take(content)
+
+
+def paint(panel, chance: random.Random) -> None:
+    """Send some frames of a stroke, and its end, where a picture or a mask can be painted."""
+    names = [name for name in ("image", "mask_image") if name in panel.controls]
+    if not names:
+        return
+    name = chance.choice(names)
+    for number in reversed(range(chance.randint(1, 4))):
+        content = chance.choice(MASKS if name == "mask_image" else PICTURES)
+        panel.controls[name].paint(chance.randrange(10**6), content, "stroke" if number else "end")
 
 
 def press(panel, chance: random.Random) -> None:
@@ -96,7 +116,7 @@ def look_back(panel, chance: random.Random) -> None:
         return
 
 
-EVENTS = (set_number, set_number, set_number, set_text, set_picture, press, press, look_back)
+EVENTS = (set_number, set_number, set_number, set_text, set_picture, paint, press, press, look_back)
 
 
 def counts() -> tuple[int, int, float]:
@@ -148,6 +168,10 @@ class Control:
     def take(self, content: bytes) -> None:
         """Upload a file."""
         self._front_end.ask(self._id, content, do="take", name="mine.png")
+
+    def paint(self, number: int, content: bytes, part: str) -> None:
+        """Send a frame of what is painted."""
+        self._front_end.ask(self._id, content, do="paint", number=number, part=part)
 
 
 class Away:
