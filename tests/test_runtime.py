@@ -328,6 +328,17 @@ def test_changed_weights_of_a_text_encoder_are_seen(own_studio):
     assert not np.array_equal(plain, draw())
 
 
+def test_styles_act_as_asked_whatever_was_set_by_hand():
+    studio = lcm_nb.load("style-lora", profile="mini")
+    settings = {"num_inference_steps": 1, "seed": 2}
+    before, without = (studio.generate(**settings, **given).image for given in ({}, {"papercut": 0.0}))
+    assert before.tobytes() != without.tobytes()
+    for change in (lambda: studio.pipe.set_adapters(["neon"], [0.3]), studio.pipe.disable_lora):
+        change()
+        assert studio.generate(**settings).image.tobytes() == before.tobytes()
+        assert studio.generate(**settings, papercut=0.0).image.tobytes() == without.tobytes()
+
+
 def test_a_call_can_be_sent_to_another_process():
     call = Call({"prompt": "a fox"}, 7, Image.new("RGB", (64, 64), "red"))
     assert pickle.loads(pickle.dumps(call)) == call

@@ -324,7 +324,7 @@ MODELS: tuple[Model, ...] = (
         | {
             "eta": Setting(
                 0.3,
-                "how much of each step's end is noise drawn anew: 0 is none, 1 nearly what an LCM does; the more steps, "
+                "how much of each step's end is noise drawn anew: 0 is none, 1 nearly an LCM's; the more steps, "
                 "the more of it",
                 0.0,
                 1.0,

@@ -60,6 +60,7 @@ class DiffusersRuntime:
         self.section, self.names, self.pipe = section, names, pipe
         self._quick: Decode | None = None
         remember_texts(pipe)
+        self._adapters = adapters(pipe.unet)  # as the section has them
         self.can_preview = "offload" not in names.measures  # a preview would swap modules in and out of the GPU
 
     @property
@@ -72,7 +73,8 @@ class DiffusersRuntime:
         """Draw one picture with the pipeline's own call."""
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
-        styles = scaled(self.pipe, self.section, self.names, call.scales)
+        scales = {} if call.scales and self._has(call.scales) else call.scales
+        styles = scaled(self.pipe, self.section, self.names, scales)
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
         with contextlib.ExitStack() as stack:
@@ -95,6 +97,10 @@ class DiffusersRuntime:
                 self.pipe.maybe_free_model_hooks()
         censored = any(getattr(output, "nsfw_content_detected", None) or ())
         return Drawing(output.images[0], censored=censored, note=note)
+
+    def _has(self, scales: Mapping[str, float]) -> bool:
+        """Return whether the LoRAs act like this already: to set them takes a tenth of a picture of mini."""
+        return scales == default_scales(self.section, self.names) and adapters(self.pipe.unet) == self._adapters
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor, quick: bool = False) -> Image.Image:
@@ -289,9 +295,14 @@ def _state(encoder: Any) -> list[Any]:
     """Return what is another when an encoder, its weights, or the LoRAs on it are."""
     if not isinstance(encoder, torch.nn.Module):
         return [id(encoder)]
-    layers = [module for module in encoder.modules() if hasattr(module, "active_adapters")]  # peft's
+    return [id(encoder), told_weights(encoder), adapters(encoder)]
+
+
+def adapters(network: torch.nn.Module) -> list[Any]:
+    """Return how each layer's LoRAs act now."""
+    layers = [module for module in network.modules() if hasattr(type(module), "active_adapters")]  # peft's
     names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
-    return [id(encoder), told_weights(encoder), [[getattr(layer, name, None) for name in names] for layer in layers]]
+    return [[copy.copy(getattr(layer, name, None)) for name in names] for layer in layers]
 
 
 # -- watching a run -------------------------------------------------------------------
