@@ -1,4 +1,4 @@
-"""The OpenVINO runtime: diffusers' pipeline, whose UNet and VAE decoder OpenVINO computes, on CPUs."""
+"""The OpenVINO runtime: diffusers' pipeline, whose UNet and VAE OpenVINO computes, on CPUs."""
 
 import contextlib
 import hashlib
@@ -61,6 +61,7 @@ def load(section: Section, names: Checkpoints) -> OpenVinoRuntime:
         runtime = OpenVinoRuntime(section, names, pipe)
         runtime.get_ready()  # of the stock decoder: the converted one takes a picture's shape alone
         pipe.unet = ConvertedUNet(pipe.unet, precision)
+        pipe.vae.encoder = Converted(pipe.vae.encoder, precision)  # where no picture is given, it is never run
         pipe.vae.decoder = Converted(pipe.vae.decoder, precision)
     return runtime
 
