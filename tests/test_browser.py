@@ -118,7 +118,7 @@ def box(page, label: str):
 def set_steps(page, number: int) -> None:
     """Move the slider to 1 or 8, from wherever it is, and wait for the picture."""
     if float(steps(page).get_attribute("aria-valuenow")) == number:
-        steps(page).press("ArrowLeft" if number == 8 else "ArrowRight")
+        drawn_anew(page, lambda: steps(page).press("ArrowLeft" if number == 8 else "ArrowRight"))
     drawn_anew(page, lambda: steps(page).press("End" if number == 8 else "Home"))
     page.locator(".lcm-status[data-mood=done]", has_text=f"{number} step").wait_for()
 

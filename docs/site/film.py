@@ -23,7 +23,7 @@ WIDTH = 720  # pixels of the film
 LARGEST = 3_000_000  # bytes
 LONG, SHORT = 1600, 600  # milliseconds that a frame stands
 PROMPTS = ("a cute fox in a meadow", "an owl in the snow, oil painting", "a castle at sunset, warm colors")
-STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 4)  # of nine pictures the history has two whole rows
 
 
 def frames(page) -> list[tuple[Image.Image, int]]:

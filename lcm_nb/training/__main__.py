@@ -39,7 +39,7 @@ STAGES = {
     "unpack": dict(),
     "trial": dict(minutes=7, batch_size=16, learning_rate=1.5e-3),
     "sharpen": dict(minutes=60, batch_size=4, learning_rate=4e-4),
-    "shape": dict(steps=300),
+    "shape": dict(steps=150),
     "blind": dict(steps=48),
 }
 # stages whose module is not of their name

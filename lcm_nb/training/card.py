@@ -43,6 +43,7 @@ def write(folder: Path, figures: dict) -> Path:
         _own(figures["own"]),
         _geometry(figures),
         _training(figures),
+        GPU_HOUR,
         FOOTER,
     ]
     path = folder / "MODEL_CARD.md"
@@ -426,6 +427,40 @@ works. They load with the stock diffusers classes:
 - `judge/`: the classifier behind the figures below.
 
 Every figure is written by `python -m lcm_nb.training evaluate` from `figures.json`.
+"""
+
+GPU_HOUR = """
+## What an hour of a GPU would buy
+
+Not run: no GPU was at hand for this edition. Every stage takes a CUDA device by itself, with the same command. The
+teacher that ships saw 515,200 scenes, at 59 a second on two cores; a card that trains on 2,000 a second sees as many in
+four and a half minutes, and 2.4 million in the twenty below. After 50 updates `log.jsonl` of a stage says what a card
+does. First, on CPUs:
+
+```bash
+python -m lcm_nb.training unpack --work work                 # begins with the family that ships
+python -m lcm_nb.training data --work work                   # 60,000 scenes, four minutes on two cores
+python -m lcm_nb.training shape --work work                  # how it draws now; again after each stage
+```
+
+Then the hour, 60 minutes of training; encoding the scenes, once, comes before the first of them by itself:
+
+```bash
+T="python -m lcm_nb.training"
+$T teacher --work work --resume --minutes 20 --batch-size 512
+$T distill --work work --resume --minutes 8 --batch-size 256
+$T teacher --work work --family sd --minutes 5 --batch-size 512       # starts from the XL teacher's weights
+$T distill --work work --family sd --resume --minutes 8 --batch-size 256
+$T controlnet --work work --minutes 6 --batch-size 256
+$T adapter --work work --minutes 6 --batch-size 256
+$T lora --work work --minutes 2 --batch-size 128                      # both styles, two minutes each
+$T lora --work work --family sd --minutes 1 --batch-size 128
+$T lcm_lora --work work --minutes 2 --batch-size 256
+```
+
+Afterwards, on CPUs again: `budgets`, `blind`, `evaluate` (hours on two cores) and `ship`. All members but autoencoder
+and judge are remade, because their bases move. Minutes are a guess by the shares that the stages had on CPUs; a stage
+whose loss still falls takes more with `--resume` and more `--minutes`.
 """
 
 FOOTER = """

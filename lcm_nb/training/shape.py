@@ -39,7 +39,7 @@ from .rows import Rows
 from .scenes import Painter
 
 SIDE = 128  # pictures are compared at this size
-CASES = 300
+CASES = 150
 ROWS = (("LCM", 1), ("LCM", 2), ("LCM", 4), ("LCM", 8), ("DDIM", 50))
 SIZES = np.linspace(0.60, 0.80, 6)  # of the icon, as a share of the picture; scenes have 0.64 to 0.77
 TILTS = (-4.0, 0.0, 4.0)
