@@ -25,6 +25,7 @@ from lcm_nb.training import (
     card,
     data,
     distill,
+    evaluate,
     loop,
     lora,
     measure_samplers,
@@ -520,6 +521,22 @@ def test_what_ships_can_be_trained_on_and_looked_at(work, tmp_path):
         assert loop.fingerprint(vae.encoder) == encoder
     assert json.loads((copy / "shape.json").read_text())["LCM, 1 step"]["shape"][0] <= 1
     Image.open(copy / "blind" / "sheet.png").verify()
+
+
+def test_what_was_measured_of_the_family_that_ships_is_not_measured_again(tmp_path):
+    stage("unpack", tmp_path)
+    figures = json.loads((ship.TARGET / "figures.json").read_text())
+    pipe = measure_samplers.load_pipelines(tmp_path)["LCM"]
+    judge = Judge.from_pretrained(tmp_path / "judge").eval()
+    kept = Rows(tmp_path / "evaluate" / "rows.jsonl", resume=True)
+    case = measure_samplers.case_of("LCM", 4, 8.0, pipe, judge, (figures["captions"], figures["pair_captions"]))
+    assert kept.row(case, pytest.fail)["subject"] == card.find(figures, "LCM", 4)["subject"]
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(2)
+    changed = measure_samplers.case_of("LCM", 4, 8.0, pipe, judge, (figures["captions"], figures["pair_captions"]))
+    assert kept.row(changed, lambda: {"subject": -1.0})["subject"] == -1.0
+    cost = {row["stage"]: row for row in evaluate.training_cost(tmp_path)}
+    assert cost == {row["stage"]: row for row in figures["training"]}
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from ..models.judge import Judge
 from ..tutorial import measure as measuring
 from ..tutorial.measure import load_judge
 from . import own
-from .loop import Settings, make_accelerator
+from .loop import FLOAT32, Settings, fingerprint, make_accelerator
 from .rows import Rows
 
 BUDGETS = (100, 500, 1500)  # updates
@@ -32,18 +32,19 @@ def run(settings: Settings) -> Path:
     path = settings.work / "budgets" / "rows.jsonl"
     kept = Rows(path, resume=settings.resume)
     smoke = dict(updates=2, every=2, cases=2)
+    weights = {"weights": fingerprint(UNet2DConditionModel.from_pretrained(settings.work / "sd" / "unet", **FLOAT32))}
     for updates in BUDGETS[:1] if settings.smoke else BUDGETS:
         case = dict(updates=updates, every=updates, cases=CASES) | (smoke if settings.smoke else {})
-        row(kept, settings, case | dict(variant=next(iter(own.VARIANTS)), steps=[1, 2, 4]))
+        row(kept, settings, weights | case | dict(variant=next(iter(own.VARIANTS)), steps=[1, 2, 4]))
     for variant in own.VARIANTS:
         case = dict(updates=ABLATION, every=EVERY, cases=CURVE_CASES) | (smoke if settings.smoke else {})
-        row(kept, replace(settings, batch_size=ABLATION_BATCH), case | dict(variant=variant, steps=[1, 4]))
+        row(kept, replace(settings, batch_size=ABLATION_BATCH), weights | case | dict(variant=variant, steps=[1, 4]))
     kept.row({"batch_size": settings.batch_size, "threads": torch.get_num_threads()}, rate, settings)
     return path
 
 
 def row(kept: Rows, settings: Settings, case: dict) -> dict:
-    """Return the row of one run, ``case`` with variant, updates, every, cases and steps; measured now if not kept."""
+    """Return the row of one run, of variant, updates, every, cases, steps and weights; measured now if not kept."""
     run = replace(settings, steps=case["updates"])
     how = case["variant"], case["every"], case["cases"], tuple(case["steps"])
     return kept.row(case | {"batch_size": settings.batch_size}, measure, run, *how)

@@ -47,13 +47,14 @@ def own_runs(work: Path) -> list[dict]:
 
 
 def training_cost(work: Path) -> list[dict]:
-    """Return steps, minutes and samples of every stage that left a log."""
-    rows = []
+    """Return steps, minutes and samples of every stage that left a log, and of what was unpacked."""
+    path = work / "training.json"
+    rows = {row["stage"]: row for row in (json.loads(path.read_text()) if path.exists() else [])}
     for log in sorted(work.glob("*/log.jsonl")):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         losses = [line for line in lines if "loss" in line]
         psnrs = [line["psnr"] for line in lines if "psnr" in line]
-        rows.append(
-            {"stage": log.parent.name, **losses[-1], **({"psnr": psnrs[-1]} if psnrs else {})} if losses else {}
-        )
-    return [row for row in rows if row]
+        if losses:
+            name = log.parent.name
+            rows[name] = {"stage": name, **losses[-1], **({"psnr": psnrs[-1]} if psnrs else {})}
+    return [rows[name] for name in sorted(rows)]
