@@ -138,6 +138,7 @@ def panel(pipeline):
 def previews(monkeypatch):
     """A preview after each step, as in a long run."""
     monkeypatch.setattr(Previews, "worth", lambda self, step: step.number < step.total)
+    monkeypatch.setattr(Previews, "is_brief", lambda self, step: False)
 
 
 def colour(data: bytes):
@@ -349,7 +350,7 @@ def test_previews_show_before_the_picture(panel, pipeline, previews):
     assert shown == [(True, (120, 120, 120)), (True, (140, 140, 140)), (False, (1, 3, 0))]
 
 
-def test_status_caption_and_progress_tell_of_the_run(panel, pipeline):
+def test_status_caption_and_progress_tell_of_the_run(panel, pipeline, previews):
     pipeline.hold()
     panel.run()
     pipeline.begun()
@@ -994,6 +995,14 @@ def test_a_long_run_has_previews_a_short_one_has_none(clock):
     seen, share = previewed(clock, Previews(), steps=8, each=0.5, cost=0.01)
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     assert share < 0.05
+
+
+def test_a_run_is_brief_by_what_its_steps_took(clock):
+    previews = Previews()
+    previews.begin()
+    clock.seconds += 0.1
+    assert previews.is_brief(step_of(1, 0, 4))
+    assert not previews.is_brief(step_of(1, 0, 8))
 
 
 def test_previews_take_at_most_a_twentieth_once_their_cost_is_known(clock):

@@ -33,7 +33,7 @@ from .stage import Shot, Stage, shots_of, start_name
 
 TYPING = 0.5  # seconds: a text is drawn when its typing pauses
 SLOW, SETTLE = 1.5, 0.25  # seconds: where a run takes longer than SLOW, a change is drawn when the changes pause
-BRIEF = 0.5  # seconds: shorter runs are not followed: a browser on the same computer would take the time from them
+LIST = 1.0  # seconds: of pictures that come faster, the history is shown when nothing waits, or after so long
 ASLEEP = "A panel stood here. To bring it back to life, run this notebook's cells from the top (Run > Run All Cells)."
 
 
@@ -111,6 +111,7 @@ class Panel(widgets.VBox):
         self.screen = Screen(status="Press Run, or move a slider.", reads=self._hooks.read is not None)
         self._stage, self._film = Stage(self.screen, settings), Film()
         self._took = 0.0  # seconds of the last run
+        self._listed = 0.0  # when the history was shown
         self.controls = {name: control_for(name, spec) for name, spec in settings.items()}
         self.controls |= buttons(settings, self._hooks.examples, judge=self._hooks.describe is not None)
         body = widgets.Box([self._arrange(), self.screen])
@@ -459,7 +460,8 @@ class Panel(widgets.VBox):
         self._stage.show(shot, row)
         self._source = self._source_of(shot.settings)
         self._set(shot.settings)
-        self._after_showing()
+        self._list()
+        self._show_more()
 
     def _post(self, cases: list[dict], varied: str = "", **patience: Any) -> None:
         if self._mailbox.closed:
@@ -513,7 +515,7 @@ class Panel(widgets.VBox):
 
     def _on_step(self, case: int, cases: int, step) -> None:
         self.check()
-        if 0 < self._took < BRIEF:
+        if self._previews.is_brief(step):
             return
         within = (step.picture - 1 + step.number / step.total) / step.pictures
         progress = (case - 1 + within) / cases
@@ -538,13 +540,18 @@ class Panel(widgets.VBox):
             self._stage.remember(drawn)
             self._film.add(drawn.png(shot.index))
         self._remember_prompt(str(shot.settings.get("prompt", "")))
-        if busy:
-            self._stage.list_small()
-        else:
-            self._after_showing()
+        if busy or time.monotonic() - self._listed > LIST:
+            self._list()
+        else:  # two dozen pictures are much for a page that is drawn in
+            self._errand("list", "No history", self._list)
+        if not busy:
+            self._show_more()
 
-    def _after_showing(self) -> None:
+    def _list(self) -> None:
         self._stage.list_small()
+        self._listed = time.monotonic()
+
+    def _show_more(self) -> None:
         self._show_words()
         self._show_code()
 

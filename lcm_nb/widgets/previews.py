@@ -3,6 +3,7 @@
 import time
 
 SHARE = 0.05  # of a run's time that its previews may take
+BRIEF = 0.5  # seconds: a shorter run is not followed, for a browser on the same computer takes its time from it
 WORTH = 0.12  # seconds: a preview that the next picture replaces sooner is not seen
 
 
@@ -25,10 +26,18 @@ class Previews:
         """Return whether to make a preview of ``step``: ``number`` of ``total``, of ``picture`` of ``pictures``."""
         if step.number >= step.total or not step.preview:
             return False
-        done = (step.picture - 1) * step.total + step.number
-        each = (time.perf_counter() - self._began - self._spent) / done
+        each = self._each(step)
         rest = each * (step.total - step.number)
         return rest > WORTH and self._spent + self._cost < SHARE * each * step.total * step.pictures
+
+    def is_brief(self, step) -> bool:
+        """Return whether the run of ``step`` seems to be over before anybody looks at how far it is."""
+        return self._each(step) * step.total * step.pictures < BRIEF
+
+    def _each(self, step) -> float:
+        """Return the seconds that a step of this run took so far."""
+        done = (step.picture - 1) * step.total + step.number
+        return (time.perf_counter() - self._began - self._spent) / done
 
     def made(self, seconds: float) -> None:
         """Take note of what a preview took, from decoding to sending."""

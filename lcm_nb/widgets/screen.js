@@ -195,10 +195,9 @@ function makeTools(model) {
   const save = h("a", { class: "lcm-file" });
   const update = () => {
     const key = model.get("shown"), entry = model.get("history").find((item) => item.key === key);
-    star.disabled = !entry;
     star.setAttribute("aria-pressed", String(Boolean(entry?.starred)));
     star.textContent = entry?.starred ? "★ kept" : "☆ keep";
-    pin.disabled = remix.disabled = !key;
+    star.disabled = pin.disabled = remix.disabled = !key;
     pin.setAttribute("aria-pressed", String(model.get("pinned") > 0));
     pin.textContent = model.get("pinned") ? "unpin A" : "pin as A";
     side.hidden = !bytes(model.get("before")) || !key;
