@@ -448,9 +448,9 @@ Then the hour, 60 minutes of training; encoding the scenes, once, comes before t
 ```bash
 T="python -m lcm_nb.training"
 $T teacher --work work --resume --minutes 20 --batch-size 512
-$T distill --work work --resume --minutes 8 --batch-size 256
+$T distill --work work --minutes 8 --batch-size 256
 $T teacher --work work --family sd --minutes 5 --batch-size 512       # starts from the XL teacher's weights
-$T distill --work work --family sd --resume --minutes 8 --batch-size 256
+$T distill --work work --family sd --minutes 8 --batch-size 256
 $T controlnet --work work --minutes 6 --batch-size 256
 $T adapter --work work --minutes 6 --batch-size 256
 $T lora --work work --minutes 2 --batch-size 128                      # both styles, two minutes each

@@ -131,7 +131,11 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def run(settings: Settings) -> Path:
-    """Distil a family's teacher; save SDXL's UNet to ``work/lcm``, or SD's pipeline to ``work/sd-lcm``."""
+    """Distil a family's teacher; save SDXL's UNet to ``work/lcm``, or SD's pipeline to ``work/sd-lcm``.
+
+    From the teacher always: to go on from an LCM that ships, whose optimizer's state is gone, made it worse (subject
+    at four steps 100 % before and 93 % after 1,010 updates; 790 updates from the teacher 100 %).
+    """
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     pipe = load_base(settings)
@@ -140,8 +144,6 @@ def run(settings: Settings) -> Path:
     module = Distillation(Teacher(pipe))
     folder = settings.work / FAMILIES[settings.family].lcm
     name = "distill" if settings.family == "xl" else f"distill-{settings.family}"
-    if settings.resume and folder.exists() and not (settings.work / name).exists():
-        go_on_from(module, UNet2DConditionModel.from_pretrained(folder, subfolder=FAMILIES[settings.family].lcm_unet))
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)
@@ -160,12 +162,6 @@ def run(settings: Settings) -> Path:
     if accelerator.is_main_process:
         save_student(pipe, module.student, settings.family, folder)
     return folder
-
-
-def go_on_from(module: Distillation, lcm: UNet2DConditionModel) -> None:
-    """Let the student and its target start from an LCM that was saved without its training's state."""
-    for unet in (module.student, module.target):
-        unet.load_state_dict(lcm.state_dict())
 
 
 def save_student(pipe, student: UNet2DConditionModel, family: str, folder: Path) -> None:
