@@ -29,6 +29,7 @@ import psutil
 from PIL import Image
 
 import lcm_nb
+from lcm_nb.pictures import encode_image
 
 ROOT = Path(__file__).resolve().parent.parent
 CALM = 25  # events from one comparison to the next
@@ -39,20 +40,15 @@ PROMPTS = ("a cute fox in a meadow", "an owl in the snow", "a castle", "", "<b>f
 
 def picture(width: int, height: int, colour: str) -> bytes:
     """Return a PNG to start from."""
-    buffer = io.BytesIO()
-    noisy = Image.blend(
-        Image.effect_noise((width, height), 90).convert("RGB"), Image.new("RGB", (width, height), colour), 0.6
-    )
-    noisy.save(buffer, "png")
-    return buffer.getvalue()
+    noise = Image.effect_noise((width, height), 90).convert("RGB")
+    return encode_image(Image.blend(noise, Image.new("RGB", (width, height), colour), 0.6))
 
 
 def mask(*box: int) -> bytes:
     """Return a PNG of a mask that marks a box, of pixels."""
-    buffer, image = io.BytesIO(), Image.new("RGB", (256, 256))
+    image = Image.new("RGB", (256, 256))
     image.paste("white", box)
-    image.save(buffer, "png")
-    return buffer.getvalue()
+    return encode_image(image)
 
 
 MASKS = (mask(60, 60, 200, 200), mask(0, 0, 256, 90), mask(100, 20, 140, 240))

@@ -537,6 +537,11 @@ def test_what_was_measured_of_the_family_that_ships_is_not_measured_again(tmp_pa
     assert kept.row(changed, lambda: {"subject": -1.0})["subject"] == -1.0
     cost = {row["stage"]: row for row in evaluate.training_cost(tmp_path)}
     assert cost == {row["stage"]: row for row in figures["training"]}
+    assert len(evaluate.own_runs(tmp_path)) == len(figures["own"])
+    path = tmp_path / "budgets" / "rows.jsonl"
+    path.write_text(path.read_text().replace('"weights": "', '"weights": "0'))
+    with pytest.raises(ValueError, match="is of another base: run .* budgets --resume"):
+        evaluate.own_runs(tmp_path)
 
 
 @pytest.mark.parametrize(

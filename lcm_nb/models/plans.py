@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ..sections import SECTIONS, section_for
 from ..sections.section import Section
@@ -279,6 +280,23 @@ _CLASSIFIER_FREE = {
 _FOUR_STEPS = _CLASSIFIER_FREE | {
     "num_inference_steps": Setting(4, "steps of the sampler; this model was made for four", 1, 4, 1, label="steps")
 }
+_TRAILING = {"timestep_spacing": "trailing"}
+_ETA = Setting(
+    0.3,
+    "how much of each step's end is noise drawn anew: 0 is none, 1 nearly an LCM's; the more steps, the more of it",
+    0.0,
+    1.0,
+    0.1,
+)
+
+
+def _on_sdxl(name: str, lora: Source, settings: Mapping[str, Setting] = _FOUR_STEPS, **scheduler: Any) -> Model:
+    """Return a model that a LoRA makes of SDXL, for text alone."""
+    return Model(
+        name, "xl", ("text-to-image",), {"base": _SDXL_WHOLE, "lcm_lora": lora}, settings=settings, **scheduler
+    )
+
+
 # The first of a section is the guide's own.
 MODELS: tuple[Model, ...] = (
     Model(
@@ -296,50 +314,10 @@ MODELS: tuple[Model, ...] = (
         {"base": _SDXL_WHOLE, "lcm_lora": _LCM_LORA_SDXL},
         settings=_CLASSIFIER_FREE,
     ),
-    Model(
-        "sdxl-lightning",
-        "xl",
-        ("text-to-image",),
-        {"base": _SDXL_WHOLE, "lcm_lora": _LIGHTNING},
-        scheduler="EulerDiscreteScheduler",
-        scheduler_options={"timestep_spacing": "trailing"},
-        settings=_FOUR_STEPS,
-    ),
-    Model(
-        "hyper-sd",
-        "xl",
-        ("text-to-image",),
-        {"base": _SDXL_WHOLE, "lcm_lora": _HYPER},
-        scheduler="DDIMScheduler",
-        scheduler_options={"timestep_spacing": "trailing"},
-        settings=_FOUR_STEPS,
-    ),
-    Model(
-        "tcd",
-        "xl",
-        ("text-to-image",),
-        {"base": _SDXL_WHOLE, "lcm_lora": _TCD},
-        scheduler="TCDScheduler",
-        settings=_CLASSIFIER_FREE
-        | {
-            "eta": Setting(
-                0.3,
-                "how much of each step's end is noise drawn anew: 0 is none, 1 nearly an LCM's; the more steps, "
-                "the more of it",
-                0.0,
-                1.0,
-                0.1,
-            )
-        },
-    ),
-    Model(
-        "dmd2",
-        "xl",
-        ("text-to-image",),
-        {"base": _SDXL_WHOLE, "lcm_lora": _DMD2},
-        scheduler_options={"original_inference_steps": 4},  # 999, 749, 499, 249, on which it was trained
-        settings=_FOUR_STEPS,
-    ),
+    _on_sdxl("sdxl-lightning", _LIGHTNING, scheduler="EulerDiscreteScheduler", scheduler_options=_TRAILING),
+    _on_sdxl("hyper-sd", _HYPER, scheduler="DDIMScheduler", scheduler_options=_TRAILING),
+    _on_sdxl("tcd", _TCD, scheduler="TCDScheduler", settings=_CLASSIFIER_FREE | {"eta": _ETA}),
+    _on_sdxl("dmd2", _DMD2, scheduler_options={"original_inference_steps": 4}),  # 999, 749, 499, 249: as it was trained
     Model(
         "lcm-lora-ssd-1b",
         "xl",

@@ -37,7 +37,7 @@ OUT_OF_MEMORY = re.compile(
 )
 SMALL_MAC = 16 * 2**30  # bytes: below, diffusers' documentation advises attention slicing on Apple's GPUs
 TEXTS = 32  # prompts whose embeddings are remembered
-BLOCKS = (torch.nn.ModuleList, torch.nn.Sequential)
+BLOCKS = (torch.nn.ModuleList, torch.nn.Sequential)  # what holds the blocks of a network
 LARGEST = 512  # pixels on a side of a quick look at a latent
 # What schedulers call the clean latent that a step predicts.
 PREDICTION = ("denoised", "pred_original_sample")
@@ -73,14 +73,16 @@ class DiffusersRuntime:
         """Draw one picture with the pipeline's own call."""
         generator = torch.Generator().manual_seed(call.seed)
         remedy = "Close other programs and kernels that use it, or load the section again: it is fitted anew."
-        scales = {} if call.scales and self._has(call.scales) else call.scales
-        styles = scaled(self.pipe, self.section, self.names, scales)
+        scales = {} if self._has(call.scales) else call.scales
         twice = self.pipe.unet.config.time_cond_proj_dim is None and call.arguments.get("guidance_scale", 1) > 1
         note = unread(self.pipe.tokenizer, call.arguments, negative_acts=twice)
-        with contextlib.ExitStack() as stack:
-            for each in (enough_memory(remedy), styles, silenced(self.pipe), interruptible(self.pipe, call.waiting)):
-                stack.enter_context(each)
-            seen = stack.enter_context(predictions(self.pipe))
+        with (
+            enough_memory(remedy),
+            scaled(self.pipe, self.section, self.names, scales),
+            silenced(self.pipe),
+            interruptible(self.pipe, call.waiting),
+            predictions(self.pipe) as seen,
+        ):
 
             def after_step(index: int, timestep: int, latents: torch.Tensor) -> None:
                 """Tell what the step predicted; where a mask keeps a part, the last step's is the blended whole."""
@@ -100,7 +102,8 @@ class DiffusersRuntime:
 
     def _has(self, scales: Mapping[str, float]) -> bool:
         """Return whether the LoRAs act like this already: to set them takes a tenth of a picture of mini."""
-        return scales == default_scales(self.section, self.names) and adapters(self.pipe.unet) == self._adapters
+        usual = scales == default_scales(self.section, self.names)
+        return bool(scales) and usual and adapters(self.pipe.unet) == self._adapters
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor, quick: bool = False) -> Image.Image:

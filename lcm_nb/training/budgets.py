@@ -17,7 +17,7 @@ from ..models.judge import Judge
 from ..tutorial import measure as measuring
 from ..tutorial.measure import load_judge
 from . import own
-from .loop import FLOAT32, Settings, fingerprint, make_accelerator
+from .loop import FLOAT32, Settings, fingerprint, made_by, make_accelerator
 from .rows import Rows
 
 BUDGETS = (100, 500, 1500)  # updates
@@ -32,7 +32,7 @@ def run(settings: Settings) -> Path:
     path = settings.work / "budgets" / "rows.jsonl"
     kept = Rows(path, resume=settings.resume)
     smoke = dict(updates=2, every=2, cases=2)
-    weights = {"weights": fingerprint(UNet2DConditionModel.from_pretrained(settings.work / "sd" / "unet", **FLOAT32))}
+    weights = {"weights": weights_in(settings.work)}
     for updates in BUDGETS[:1] if settings.smoke else BUDGETS:
         case = dict(updates=updates, every=updates, cases=CASES) | (smoke if settings.smoke else {})
         row(kept, settings, weights | case | dict(variant=next(iter(own.VARIANTS)), steps=[1, 2, 4]))
@@ -41,6 +41,13 @@ def run(settings: Settings) -> Path:
         row(kept, replace(settings, batch_size=ABLATION_BATCH), weights | case | dict(variant=variant, steps=[1, 4]))
     kept.row({"batch_size": settings.batch_size, "threads": torch.get_num_threads()}, rate, settings)
     return path
+
+
+def weights_in(work: Path) -> str:
+    """Return a fingerprint of the base that is distilled."""
+    return fingerprint(
+        UNet2DConditionModel.from_pretrained(made_by("teacher --family sd", work / "sd" / "unet"), **FLOAT32)
+    )
 
 
 def row(kept: Rows, settings: Settings, case: dict) -> dict:

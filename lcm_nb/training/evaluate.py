@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..tutorial import measure
-from . import blind, card, measure_samplers, measure_sections, shape
+from . import blind, budgets, card, measure_samplers, measure_sections, shape
 from .loop import Settings, made_by
 from .ship import draw_examples, megabytes
 
@@ -41,9 +41,19 @@ def run(settings: Settings) -> Path:
 
 
 def own_runs(work: Path) -> list[dict]:
-    """Return what the stage "budgets" measured."""
-    lines = made_by("budgets", work / "budgets" / "rows.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    """Return what the stage "budgets" measured of the base that there is now.
+
+    Raises
+    ------
+    ValueError
+        If it was run for another one.
+    """
+    path, weights = made_by("budgets", work / "budgets" / "rows.jsonl"), budgets.weights_in(work)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if row.get("weights", weights) == weights]  # the rate has none
+    if not any("variant" in row for row in rows):
+        raise ValueError(f"{path} is of another base: run `python -m lcm_nb.training budgets --resume` first")
+    return rows
 
 
 def training_cost(work: Path) -> list[dict]:

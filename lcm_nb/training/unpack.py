@@ -4,9 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import UNet2DConditionModel
-
-from .loop import FLOAT32, Settings, fingerprint
+from .budgets import weights_in
+from .loop import Settings
 from .ship import PARTS, TARGET
 
 NOT_TAKEN = ("card", "examples")
@@ -27,12 +26,12 @@ def run(settings: Settings) -> Path:
 
 def lay_out(figures: dict, work: Path) -> None:
     """Write what ``evaluate`` measured of the shipped family to where the stages look for it."""
-    sd = {"weights": fingerprint(UNet2DConditionModel.from_pretrained(TARGET / "sd" / "unet", **FLOAT32))}
+    base = {"weights": weights_in(TARGET)}
     table = [{name: value for name, value in row.items() if name != "seconds"} for row in figures["table"]]
     rows = {
         "evaluate/rows.jsonl": table + figures["guidance_trial"],
         "evaluate/sections.jsonl": [row for section in figures["sections"].values() for row in section],
-        "budgets/rows.jsonl": [row | (sd if "variant" in row else {}) for row in figures["own"]],
+        "budgets/rows.jsonl": [row | (base if "variant" in row else {}) for row in figures["own"]],
     }
     texts = {name: "".join(json.dumps(row) + "\n" for row in found) for name, found in rows.items()}
     texts |= {f"{name}.json": json.dumps(figures[name]) for name in ("geometry", "training")}
