@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 pytest.importorskip("resvg_py", reason="resvg is not installed: pip install lcm_nb[training]")
@@ -521,6 +522,20 @@ def test_what_ships_can_be_trained_on_and_looked_at(work, tmp_path):
         assert loop.fingerprint(vae.encoder) == encoder
     assert json.loads((copy / "shape.json").read_text())["LCM, 1 step"]["shape"][0] <= 1
     Image.open(copy / "blind" / "sheet.png").verify()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("adapter", "t2i-adapter-canny"), ("controlnet", "controlnet-canny")])
+def test_a_control_goes_on_from_the_weights_that_are_there(work, tmp_path, name, folder):
+    copy = shutil.copytree(work, tmp_path / "copy", ignore=shutil.ignore_patterns("card", f"{folder}-training"))
+    path = copy / folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    key = next(key for key in weights if key.endswith("conv_in.bias"))
+    weights[key] += 1
+    save_file(weights, path)
+    stage(name, copy, "--resume")
+    assert (load_file(path)[key] - weights[key]).abs().max() < 0.01
+    stage(name, copy)  # from nothing
+    assert (load_file(path)[key] - weights[key]).abs().max() > 0.5
 
 
 def test_what_was_measured_of_the_family_that_ships_is_not_measured_again(tmp_path):

@@ -4,7 +4,7 @@ Stages build on each other in the order data, autoencoder, teacher, distill; geo
 needs only the data (its minutes count for each shape of latents), the judge only the
 icons; evaluate needs all, and ship puts the result into the package. Own distils from
 what the package ships. Unpack takes the shipped family into the working folder, so that
-teacher with --resume, and sharpen, go on from it; trial compares recipes,
+teacher, controlnet and adapter with --resume, and sharpen, go on from it; trial compares recipes,
 shape and blind measure what people see. Everything lives in one working folder.
 """
 

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import pictures
-from .loop import Settings, make_accelerator, train, trainable
+from .loop import FLOAT32, Settings, make_accelerator, train, trainable
 from .teacher import Batches, Teacher, load_base, use_fast_attention
 
 THRESHOLDS = (100, 200)  # the guide's
@@ -93,17 +93,25 @@ def mostly_noisy(t: torch.Tensor) -> torch.Tensor:
 
 
 def run_control(settings: Settings, name: str, family: str, build) -> Path:
-    """Train what ``build(unet, factor)`` returns on a family's base, and save it to ``work/name``."""
+    """Train what ``build(unet, factor)`` returns on a family's base, and save it to ``work/name``.
+
+    ``settings.resume`` goes on from a checkpoint or, where there is none, from the weights in ``work/name``.
+    """
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     pipe = load_base(replace(settings, family=family))
     batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
     edges = all_edges(settings.work)
     control = build(pipe.unet, pipe.vae_scale_factor)
+    folder = settings.work / name
+    goes_on = settings.resume and folder.exists() and not (settings.work / f"{name}-training" / "state.json").exists()
+    if goes_on:
+        control.load_state_dict(type(control).from_pretrained(folder, **FLOAT32).state_dict())
     module = Controlled(Teacher(pipe), control)
     if isinstance(control, ControlNetModel):
         use_fast_attention(control)
-        wake(control, as_maps(edges[:32]))
+        if not goes_on:
+            wake(control, as_maps(edges[:32]))
 
     def loss_of(module, generator):
         batch = batches(settings.batch_size, generator)
@@ -112,6 +120,5 @@ def run_control(settings: Settings, name: str, family: str, build) -> Path:
         return module(edges=as_maps(edges[batches.picks.numpy()]).to(accelerator.device), **batch)
 
     train(f"{name}-training", module, loss_of, settings, accelerator).copy_to(trainable(module))
-    folder = settings.work / name
     control.cpu().half().save_pretrained(folder)
     return folder
