@@ -23,11 +23,12 @@ STAGES = {
     "geometry": dict(minutes=8, batch_size=16, learning_rate=1.5e-3),
     "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=145, batch_size=64, learning_rate=1e-3),
-    "distill": dict(minutes=42, batch_size=48, learning_rate=3e-4),
-    # Those that ship were prolonged with --resume, so that their learning rate rose again: controlnet after 30 and 42
-    # minutes; adapter after 30, until when it had seen all timesteps equally often.
+    # Those that ship were prolonged with --resume, so that their learning rate rose again: distill after 24 minutes (of
+    # two threads), controlnet after 30 and 42, adapter after 30, until when it had seen all timesteps equally often,
+    # and after 58, with its optimizer's state gone.
+    "distill": dict(minutes=72, batch_size=48, learning_rate=3e-4),
     "controlnet": dict(minutes=52, batch_size=32, learning_rate=5e-4),
-    "adapter": dict(minutes=58, batch_size=32, learning_rate=5e-4),
+    "adapter": dict(minutes=87, batch_size=32, learning_rate=5e-4),
     "lora": dict(minutes=20, batch_size=16, learning_rate=3e-3),
     "lcm_lora": dict(minutes=25, batch_size=32, learning_rate=5e-4, family="sd"),
     "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
@@ -45,7 +46,7 @@ STAGES = {
 # stages whose module is not of their name
 MODULES = {"judge": "train_judge"}
 # what is different for the SD family, which starts from trained weights
-SD = {"teacher": dict(minutes=40, learning_rate=5e-4), "lora": dict(minutes=15)}
+SD = {"teacher": dict(minutes=40, learning_rate=5e-4), "distill": dict(minutes=42), "lora": dict(minutes=15)}
 # sizes that only prove that a stage runs
 SMOKE = {
     "data": dict(steps=96),

@@ -13,7 +13,6 @@ from .lora import GAIN
 from .measure_samplers import TEACHER_GUIDANCE, TRIAL_STEPS
 from .scenes import CANVAS
 from .shape import seen_part
-from .ship import GOALS_MB
 
 GUIDE_PROMPTS = (
     "Self-portrait oil painting, a beautiful cyborg with golden hair, 8k",
@@ -22,14 +21,11 @@ GUIDE_PROMPTS = (
     "the mona lisa",
     "Mystical fairy in real, magic, 4k picture, high quality",
 )
-# figure -> goal and least to accept, for LCM at 4 steps on held-out captions
-TARGETS = {
-    "subject": (0.90, 0.75),
-    "background": (0.95, 0.90),
-    "palette": (0.90, None),
-    "medium": (0.95, None),
-    "both": (0.60, None),
-}
+# figure -> goal for LCM at 4 steps on held-out captions
+TARGETS = {"subject": 0.99, "background": 0.95, "palette": 0.98, "medium": 0.95, "both": 0.80}
+FILES_MB = 95  # of models, all together
+NAMED = 46 / 48  # the share of pictures that a reader is to name
+DECIBELS = 31  # of the autoencoder on held-out scenes
 
 
 def write(folder: Path, figures: dict) -> Path:
@@ -42,6 +38,7 @@ def write(folder: Path, figures: dict) -> Path:
         *_sections(figures["sections"]),
         _own(figures["own"]),
         _geometry(figures),
+        *([_trial(figures["trial"])] if figures.get("trial") else []),
         _training(figures),
         GPU_HOUR,
         FOOTER,
@@ -86,20 +83,26 @@ settings or on {len(PLAIN)} plain backgrounds, in {len(PALETTES)} palettes and {
 
 def _targets(figures: dict) -> str:
     lcm, last = find(figures, "LCM", 4), _slowest(figures)
-    judged = [[name, lcm[name], goal, least, _percent] for name, (goal, least) in TARGETS.items()]
+    eight = next((row for row in figures["table"] if row["sampler"] == "LCM" and row["steps"] == 8), lcm)
     gap = max(last[name] - lcm[name] for name in TARGETS if name != "both")
-    real, sizes = figures["real"], figures["megabytes"]
-    upper = [
-        ["largest loss against the teacher", gap, 0.03, 0.06, _points],
-        ["seconds a picture", lcm["seconds"], 1.0, None, "{:.2f}".format],
-        ["peak memory, MB", figures["peak_memory_mb"], 900, None, "{:.0f}".format],
-        *([f"files, {name}, MB", size, GOALS_MB[name], None, "{:.1f}".format] for name, size in sizes.items()),
-    ]
+    real, distance = figures["real"], "{:.2f}".format
     lower = [
-        *judged,
-        ["times as fast as the teacher", last["seconds"] / lcm["seconds"], 10, None, "{:.1f}".format],
-        ["the judge itself: subject", real["subject"], 0.95, None, _percent],
-        ["the judge itself: background", real["background"], 0.98, None, _percent],
+        *([name, lcm[name], goal, _percent] for name, goal in TARGETS.items()),
+        ["subject at 8 steps", eight["subject"], TARGETS["subject"], _percent],
+        ["times as fast as the teacher", last["seconds"] / lcm["seconds"], 10, "{:.1f}".format],
+        ["the judge itself: subject", real["subject"], 0.95, _percent],
+        ["the judge itself: background", real["background"], 0.98, _percent],
+        ["the autoencoder, dB", figures["psnr"], DECIBELS, "{:.1f}".format],
+    ]
+    if found := figures.get("blind"):
+        lower.append(["named by a reader, see below", len(found["right"]) / found["pictures"], NAMED, _percent])
+    upper = [
+        ["Frechet distance, the teacher's being the goal", lcm["frechet"], last["frechet"], distance],
+        ["Frechet distance at 8 steps, that at 4 being the goal", eight["frechet"], lcm["frechet"], distance],
+        ["largest loss against the teacher", gap, 0.02, _points],
+        ["seconds a picture", lcm["seconds"], 0.25, distance],
+        ["peak memory, MB", figures["peak_memory_mb"], 900, "{:.0f}".format],
+        ["files, MB", figures["megabytes"], FILES_MB, "{:.1f}".format],
     ]
     rows = [_outcome(*claim, at_most=False) for claim in lower] + [_outcome(*claim, at_most=True) for claim in upper]
     teacher = ", ".join(f"{name} {_percent(last[name])}" for name in TARGETS)
@@ -111,7 +114,7 @@ LCM at 4 steps and guidance {GUIDANCE:g}, on {figures["captions"]} held-out capt
 were trained on. Palette and medium count where the caption names one; the colour of a plain background counts unless
 the picture is to be grey or sepia.
 
-{table(["figure", "measured", "goal", "least", "outcome"], rows)}
+{table(["figure", "measured", "goal", "outcome"], rows)}
 
 The teacher at {last["steps"]} {last["sampler"]} steps and guidance {TEACHER_GUIDANCE:.2f}: {teacher}. The judge itself
 was tested on as many real held-out scenes; there it also gets palette {_percent(real["palette"])} and medium
@@ -119,11 +122,9 @@ was tested on as many real held-out scenes; there it also gets palette {_percent
 """
 
 
-def _outcome(name: str, measured: float, goal: float, least: float | None, write: Callable, *, at_most: bool) -> list:
+def _outcome(name: str, measured: float, goal: float, write: Callable, *, at_most: bool) -> list:
     sign, bound = (-1, "at most ") if at_most else (1, "")
-    reached = [limit is not None and sign * measured >= sign * limit for limit in (goal, least)]
-    outcome = "reached" if reached[0] else "least reached" if reached[1] else "**missed**"
-    return [name, write(measured), bound + write(goal), "" if least is None else bound + write(least), outcome]
+    return [name, write(measured), bound + write(goal), "reached" if sign * measured >= sign * goal else "**missed**"]
 
 
 def _slowest(figures: dict) -> dict:
@@ -234,15 +235,14 @@ def _section_goals(figures: dict) -> list[list]:
     rows = []
 
     def ask(name: str, measured: float, goal: float, write: Callable, *, at_most: bool = False) -> None:
-        name, value, goal, _, outcome = _outcome(name, measured, goal, None, write, at_most=at_most)
-        rows.append([name, value, goal, outcome])
+        rows.append(_outcome(name, measured, goal, write, at_most=at_most))
 
     def ask_monotone(name: str, values: list[float], write: Callable, *, rising: bool = True) -> None:
         held = all(a <= b if rising else a >= b for a, b in itertools.pairwise(values))
         told = ", ".join(map(write, values))
         rows.append([name, told, "rising" if rising else "falling", "reached" if held else "**missed**"])
 
-    for section, goal in (("controlnet", 0.75), ("t2i-adapter", 0.65)):
+    for section, goal in (("controlnet", 0.82), ("t2i-adapter", 0.70)):
         first, last = figures[section][0], figures[section][-1]
         ask(f"{section}: edge F1 at scale 1", last["edge_f1"], goal, _number)
         ask(f"{section}: edge F1 at scale 0", first["edge_f1"], 0.35, _number, at_most=True)
@@ -253,7 +253,7 @@ def _section_goals(figures: dict) -> list[list]:
         seen = [row[f"seen_{style}"] for row in found]
         ask(f"{style}: seen at scale 1", seen[-1], 0.90, _percent)
         ask(f"{style}: seen at scale 0", seen[0], 0.05, _percent, at_most=True)
-        ask(f"{style}: subject lost", found[0]["subject"] - found[-1]["subject"], 0.08, _points, at_most=True)
+        ask(f"{style}: subject lost", found[0]["subject"] - found[-1]["subject"], 0.04, _points, at_most=True)
         ask_monotone(f"{style}: seen, scale 0 to 1", seen, _percent)
     found = figures["image-to-image"]
     ask_monotone("image-to-image: layout kept, by strength", [row["layout"] for row in found], _number, rising=False)
@@ -355,6 +355,23 @@ UNet does, in training and in the notebooks, costs a fraction, and the autoencod
 reaches {figures["psnr"]:.1f} dB.
 
 {table(["f", "latents", "PSNR, dB", "UNet training pass, s"], rows)}
+"""
+
+
+def _trial(found: list[dict]) -> str:
+    rows = [
+        [row["run"], f"{row['updates']:,}", f"{row['minutes']:.1f}", f"{row['psnr']:.1f}"]
+        + [f"{row[name]:.3f}" for name in ("shape", "worst_tenth", "sharpness")]
+        for row in found
+    ]
+    return f"""
+## Autoencoders compared
+
+The stage "trial": three shapes of latents, each from nothing for the same minutes on one CPU thread, and three losses
+for the decoder that ships, each for the same updates. What each makes of real held-out scenes, not of samples: what
+other latents would cost a teacher is not in this table.
+
+{table(["run", "updates", "minutes", "PSNR, dB", "shape", "worst tenth", "sharpness"], rows)}
 """
 
 

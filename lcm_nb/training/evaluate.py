@@ -21,6 +21,8 @@ def run(settings: Settings) -> Path:
     figures["seen"] = shape.measure(work, pipes, resume=settings.resume, **small)
     figures["own"] = own_runs(work)
     figures |= dict(training=training_cost(work), geometry=geometry)
+    if (work / "trial.json").exists():
+        figures["trial"] = json.loads((work / "trial.json").read_text())
     figures["contact_sheet"] = measure_samplers.held_out_cases(work, 6 if settings.smoke else 24, 1)[0]
     folder = work / "card"
     folder.mkdir(exist_ok=True)

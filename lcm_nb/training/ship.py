@@ -27,7 +27,6 @@ PARTS = {  # folder -> its stage
     "card": "evaluate",
     "examples": "evaluate",
 }
-GOALS_MB = {"lcm-lora": 3, "shard": 12, "all else": 85}
 MASK = (32, 16, 223, 223)  # pixels of the inpainting example, left, top, right and bottom, to draw anew
 LIMIT_MB = 100  # PyPI takes no larger file
 # section -> subject, setting and medium of the picture that it starts from; a painting's strokes give canny a choice
@@ -52,19 +51,16 @@ def run(settings: Settings) -> Path:
     return ship(settings.work, settings.work / "shipped" if settings.smoke else TARGET)
 
 
-def megabytes(work: Path) -> dict[str, float]:
-    """Return the size of what there is to ship, by the names of ``GOALS_MB``."""
-    sizes = dict.fromkeys(GOALS_MB, 0.0)
-    for name in PARTS:
-        size = sum(file.stat().st_size for file in (work / name).rglob("*") if file.is_file()) / 1e6
-        sizes[name if name in sizes else "all else"] += size
-    return sizes
+def megabytes(work: Path) -> float:
+    """Return the size of what there is to ship."""
+    files = (file for name in PARTS for file in (work / name).rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def ship(work: Path, target: Path) -> Path:
     """Copy the parts from ``work`` to ``target``; the card's files go to its top."""
     folders = {name: made_by(stage, work / name) for name, stage in PARTS.items()}
-    size = sum(megabytes(work).values())
+    size = megabytes(work)
     if size > LIMIT_MB:
         raise ValueError(f"the family takes {size:.1f} MB, and the package may carry {LIMIT_MB} MB; make it smaller")
     shutil.rmtree(target, ignore_errors=True)

@@ -7,7 +7,6 @@ curves can be compared. Nothing is sampled here: what the latents cost a teacher
 
 import copy
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,10 +41,10 @@ def run(settings: Settings) -> Path:
         if name in [row["run"] for row in rows]:
             continue
         torch.manual_seed(settings.seed)
-        wall, cpu = time.monotonic(), time.process_time()
-        vae, updates = run_of(name, replace(settings, resume=False))
-        spent = dict(updates=updates, minutes=(time.monotonic() - wall) / 60, cpu=(time.process_time() - cpu) / 60)
-        rows.append({"run": name, **spent, **readings(vae)})
+        folder = "trial-" + "".join(filter(str.isalnum, name))
+        vae = run_of(name, folder, replace(settings, resume=False))
+        spent = json.loads((settings.work / folder / "state.json").read_text())
+        rows.append({"run": name, "updates": spent["step"], "minutes": spent["minutes"], **readings(vae)})
         path.write_text(json.dumps(rows, indent=1) + "\n")
         print(rows[-1], flush=True)
     return path
@@ -70,25 +69,24 @@ class Readings:
         )
 
 
-def shape_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
-    """Return an autoencoder of one shape after ``settings.minutes`` from nothing, and its number of updates."""
+def shape_run(name: str, folder: str, settings: Settings) -> AutoencoderTiny:
+    """Return an autoencoder of one shape after ``settings.minutes`` from nothing."""
     factor, overrides = SHAPES[name]
-    module, folder = Autoencoding(build(factor, **overrides), noise=0.1), "trial-" + "".join(filter(str.isalnum, name))
+    module = Autoencoding(build(factor, **overrides), noise=0.1)
     fit(folder, module, load_pictures(settings.work), CROP, settings)
-    return module.vae, json.loads((settings.work / folder / "state.json").read_text())["step"]
+    return module.vae
 
 
-def loss_run(name: str, settings: Settings) -> tuple[AutoencoderTiny, int]:
-    """Return the autoencoder in ``work/vae`` with a decoder trained on by one loss, and its number of updates."""
+def loss_run(name: str, folder: str, settings: Settings) -> AutoencoderTiny:
+    """Return the autoencoder in ``work/vae`` with a decoder trained on by one loss for ``UPDATES``."""
     vae = AutoencoderTiny.from_pretrained(made_by("autoencoder", settings.work / "vae"), **FLOAT32)
-    accelerator, updates = make_accelerator(), min(UPDATES, settings.steps)
+    accelerator = make_accelerator()
     pairs = Pairs(replace(settings, resume=True), accelerator.device)
     module = Sharpening(vae, LOSSES[name])
-    settings = replace(settings, steps=updates, minutes=float("inf"), batch_size=3, learning_rate=5e-4)
+    budget = dict(steps=min(UPDATES, settings.steps), minutes=float("inf"), batch_size=3, learning_rate=5e-4)
 
     def loss_of(module, generator):
-        return module(**pairs(settings.batch_size, generator))
+        return module(**pairs(budget["batch_size"], generator))
 
-    folder = "trial-" + "".join(filter(str.isalnum, name))
-    train(folder, module, loss_of, settings, accelerator).copy_to(trainable(module))
-    return vae, updates
+    train(folder, module, loss_of, replace(settings, **budget), accelerator).copy_to(trainable(module))
+    return vae

@@ -34,7 +34,9 @@ def lay_out(figures: dict, work: Path) -> None:
         "budgets/rows.jsonl": [row | (base if "variant" in row else {}) for row in figures["own"]],
     }
     texts = {name: "".join(json.dumps(row) + "\n" for row in found) for name, found in rows.items()}
-    texts |= {f"{name}.json": json.dumps(figures[name]) for name in ("geometry", "training")}
+    texts |= {
+        f"{name}.json": json.dumps(figures[name]) for name in ("geometry", "training", "trial") if name in figures
+    }
     for name, text in texts.items():
         path = work / name
         path.parent.mkdir(exist_ok=True)
