@@ -202,6 +202,21 @@ def test_a_new_student_is_its_teacher_whatever_the_guidance(unet):
 
 
 @torch.no_grad()
+def test_strengthened_guidance_leaves_8_as_it_was_and_acts_evenly_on_both_sides(unet):
+    student = distill.student_of(unet)
+    torch.nn.init.normal_(student.time_embedding.cond_proj.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+
+    def told(scale):
+        return student.time_embedding.cond_proj(distill.embed_w(torch.tensor([scale - 1.0])))
+
+    before = told(8.0) - told(1.0), told(8.0)
+    distill.strengthen_guidance(student, 2.0)
+    torch.testing.assert_close(told(8.0), before[1], rtol=0, atol=0.02)
+    for scale in (1.0, 4.5, 11.0, 14.0):
+        torch.testing.assert_close(told(scale) - told(8.0), 2 * (scale - 8) / 7 * before[0], rtol=0, atol=0.03)
+
+
+@torch.no_grad()
 def test_the_consistency_function_at_zero_is_the_identity(pipe):
     z, condition = inputs()
     module = distill.Distillation(teacher.Teacher(pipe))

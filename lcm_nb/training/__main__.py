@@ -23,12 +23,11 @@ STAGES = {
     "geometry": dict(minutes=8, batch_size=16, learning_rate=1.5e-3),
     "autoencoder": dict(minutes=75, batch_size=16, learning_rate=1.5e-3),
     "teacher": dict(minutes=145, batch_size=64, learning_rate=1e-3),
-    # Those that ship were prolonged with --resume, so that their learning rate rose again: distill after 24 minutes (of
-    # two threads), controlnet after 30 and 42, adapter after 30, until when it had seen all timesteps equally often,
-    # and after 58, with its optimizer's state gone.
-    "distill": dict(minutes=72, batch_size=48, learning_rate=3e-4),
+    "distill": dict(minutes=28, batch_size=48, learning_rate=3e-4),
+    # Those that ship were prolonged with --resume, so that their learning rate rose again: controlnet after 30 and 42
+    # minutes, adapter after 30, until when it had seen all timesteps equally often.
     "controlnet": dict(minutes=52, batch_size=32, learning_rate=5e-4),
-    "adapter": dict(minutes=87, batch_size=32, learning_rate=5e-4),
+    "adapter": dict(minutes=58, batch_size=32, learning_rate=5e-4),
     "lora": dict(minutes=20, batch_size=16, learning_rate=3e-3),
     "lcm_lora": dict(minutes=25, batch_size=32, learning_rate=5e-4, family="sd"),
     "judge": dict(minutes=26, batch_size=64, learning_rate=2e-3),
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", default=None, help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", default=None, help="a tiny size that proves the stage runs")
     parser.add_argument("--family", choices=FAMILIES, help="teacher, distill: xl (default) or sd, which needs xl's")
-    parser.add_argument("--pictures", type=int, help="teacher, distill: the first so many of the data alone")
+    parser.add_argument("--pictures", type=int, help="teacher, distill, controls: the first so many of the data alone")
     parser.add_argument("--latent-channels", type=int, help="autoencoder: channels of its latents (default 8)")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     stage = given.pop("stage")

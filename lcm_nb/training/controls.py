@@ -100,7 +100,7 @@ def run_control(settings: Settings, name: str, family: str, build) -> Path:
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
     pipe = load_base(replace(settings, family=family))
-    batches = Batches(settings.work, pipe.tokenizer, accelerator.device)
+    batches = Batches(settings.work, pipe.tokenizer, accelerator.device, count=settings.pictures)
     edges = all_edges(settings.work)
     control = build(pipe.unet, pipe.vae_scale_factor)
     folder = settings.work / name

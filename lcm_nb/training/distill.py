@@ -16,6 +16,7 @@ from diffusers.pipelines.latent_consistency_models import LatentConsistencyModel
 from torch import nn
 
 from ..schedule import boundary_scalings
+from ..tutorial.measure import GUIDANCE
 from .loop import Extras, Settings, fingerprint, make_accelerator, train, trainable
 from .teacher import FAMILIES, Batches, Schedule, Teacher, load_base, save_pipeline, use_fast_attention
 
@@ -25,6 +26,8 @@ W_RANGE = (0.0, 13.0)  # guidance_scale - 1; at 0 there is no guidance
 # a scene, so the usual numbers drive the teacher too far: the model card has the trial.
 W_UNIT = 1 / 3
 W_WIDTH = 256  # of the sinusoidal embedding of w
+# How many times as much guidance is to move the pictures as what was learnt does, by family; see strengthen_guidance.
+W_GAIN = {"xl": 2.0}
 HUBER_C = 1e-3
 TARGET_DECAY = 0.95
 
@@ -130,11 +133,34 @@ def student_of(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return student.requires_grad_(True)
 
 
+@torch.no_grad()
+def strengthen_guidance(student: UNet2DConditionModel, gain: float, *, fixed: float = GUIDANCE - 1) -> None:
+    """Let what the student learnt of w act ``gain`` times as strongly, and evenly; at w = ``fixed`` nothing changes.
+
+    In few updates an LCM hears little of w. After 771, guidance 8 moved 48 pictures from those at guidance 1 by 2.4 of
+    255 and guidance 14 by 3.4, with less saturation than 8; the teacher's move by 10 and 14, and gain contrast and
+    saturation all the way. Here the projection of w becomes the one nearest to c(fixed) + gain (w - fixed) / fixed
+    (c(fixed) - c(0)), where c(w) is what it added to the embedded timestep before. With a gain of 2 the pictures move
+    by 7.6 and 11, and gain both all the way.
+    """
+    projection = student.time_embedding.cond_proj.weight
+    inputs = embed_w(torch.linspace(*W_RANGE, 261, device=projection.device)).double()
+    start, middle = (projection.double() @ embed_w(torch.tensor([w]))[0].to(inputs) for w in (0.0, fixed))
+    share = (torch.linspace(*W_RANGE, len(inputs)).to(inputs) - fixed)[:, None] / fixed
+    wanted = middle + gain * share * (middle - start)
+    gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(W_WIDTH).to(inputs)  # or weights would grow without bound
+    projection.copy_(torch.linalg.solve(gram, inputs.T @ wanted).T)
+
+
 def run(settings: Settings) -> Path:
     """Distil a family's teacher; save SDXL's UNet to ``work/lcm``, or SD's pipeline to ``work/sd-lcm``.
 
     From the teacher always: to go on from an LCM that ships, whose optimizer's state is gone, made it worse (subject
     at four steps 100 % before and 93 % after 1,010 updates; 790 updates from the teacher 100 %).
+
+    Nor is longer better: on 200 held-out captions, after 771, 1,100 and 2,064 updates, the judge saw the subject in
+    100, 100 and 93.5 % at four steps and in 98.5, 95 and 90 % at eight; meanwhile guidance 14 moved the pictures from
+    guidance 1 by 4.7 and, in the end, 10 of 255.
     """
     torch.manual_seed(settings.seed)
     accelerator = make_accelerator()
@@ -159,6 +185,8 @@ def run(settings: Settings) -> Path:
         eager=[module.student.time_embedding.cond_proj.weight],  # starts at zero, and w is all it has to tell
     )
     train(name, module, loss_of, settings, accelerator, extras).copy_to(trainable(module))
+    if settings.family in W_GAIN:
+        strengthen_guidance(module.student, W_GAIN[settings.family])
     if accelerator.is_main_process:
         save_student(pipe, module.student, settings.family, folder)
     return folder

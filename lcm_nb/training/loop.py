@@ -27,8 +27,9 @@ class Settings:
     """What the command line sets for a stage.
 
     ``minutes`` and ``steps`` bound the whole stage, earlier sittings included;
-    the learning rate falls along whichever of the two is nearer its end. ``pictures`` leaves teacher and
-    distill the first so many of the data, all where it is None; ``latent_channels`` are a new autoencoder's.
+    the learning rate falls along whichever of the two is nearer its end. ``pictures`` leaves teacher,
+    distill and the controls the first so many of the data, all where it is None; ``latent_channels``
+    are a new autoencoder's.
     """
 
     work: Path

@@ -191,11 +191,11 @@ QUESTIONS = {
     "P6.4": Question(
         _crossing,
         (
-            "at one step an ordinary sampler has a blurred mean; when has it enough steps?",
-            "the mini family's scenes are flat and easy: ordinary samplers need far fewer steps than for photographs.",
-            "an LCM gains nothing from many steps; go up from one, doubling, until DDIM has caught up.",
+            "at one step an ordinary sampler has a blurred mean; what does each further step bring to either?",
+            "in the paper's table, how far apart are the two at 8 steps?",
+            "go up from one step, doubling: is DDIM's distance ever the lower one of the two at the same number?",
         ),
-        "few steps are the LCM's; on easy scenes an ordinary sampler catches up as soon as it has a handful.",
+        "few steps are the LCM's; each further one brings an ordinary sampler nearer, on easy scenes soon very near.",
     ),
     "P6.5": Question(
         "b",
